@@ -1,0 +1,42 @@
+# Two commands: `make run` and `make test`. Each does all the set-up that it needs, and is quick the second time.
+SHELL := /bin/bash
+BIN := .venv/bin
+PACKAGES := billpay dataplane neighbour secretary cartographer pricereactor hostagent gateway tui lab cli
+# Namespaces and netfilter queues need root; with sudo at hand the lab and its tests use it.
+AS_ROOT := $(shell [ "$$(id -u)" -eq 0 ] || ! command -v sudo >/dev/null 2>&1 || echo sudo -E)
+
+.PHONY: help run test setup check format bench rows deep clean
+
+help: ## what there is
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+
+run: setup ## Figure 1 of the Bill-Pay paper on real packets, live
+	@$(AS_ROOT) $(BIN)/hostagent lab run figure1
+
+test: setup check ## every check and test (about as CI does)
+	@$(AS_ROOT) $(BIN)/python -m pytest
+
+setup: ## prepares .venv and the system packages
+	@scripts/setup
+
+check: setup ## format, lint, types, import contracts
+	@$(BIN)/ruff format --check --quiet . || { echo "check: run 'make format'" >&2; exit 1; }
+	@$(BIN)/ruff check --quiet .
+	@$(BIN)/mypy $(PACKAGES) bench
+	@$(BIN)/lint-imports --no-logo
+
+format: setup ## puts the code into the house format
+	@$(BIN)/ruff format --quiet .
+	@$(BIN)/ruff check --quiet --fix .
+
+bench: setup ## speed, as ratios to a baseline in the same run
+	@$(AS_ROOT) $(BIN)/python -m bench
+
+rows: setup ## which rows of the feature table have a test
+	@$(BIN)/python -m pytest --rows
+
+deep: setup ## the long soaks and deep fuzzing too
+	@$(AS_ROOT) $(BIN)/python -m pytest --deep
+
+clean: ## removes what setup and the tests made in this folder
+	rm -rf .venv build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

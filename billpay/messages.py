@@ -1,0 +1,308 @@
+"""Control messages: what hosts and gateways say to each other outside the packets.
+
+Every message that outlives the connection it came over (grant, statement, settlement, echo, tariff, OAD description) is signed
+over its canonical bytes (`billpay.signing`); the others are plain JSON bodies under mutual TLS.  This module only says what the
+messages are and which values are possible; who may send them and what follows is decided elsewhere.
+
+Units: money in nanodollars (integers), times in unix seconds or nanoseconds as the name says, addresses as text in their
+canonical form ("10.0.0.1", "fd00::1").  All collections are bounded, since they are read from a peer.
+
+Source: Bill-Pay, sections 2.1-2.4; ARCHITECTURE decisions on statements, grants and echoes.
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import Annotated
+
+import msgspec
+
+PROTOCOL_VERSION = 1
+CONTROL_PORT = 7414
+TUNNEL_PORT = 7415
+ECHO_PORT = 7416
+
+Amount = Annotated[int, msgspec.Meta(ge=0, le=0xFF_FFFF, description="nanodollars in one packet, 24 bits")]
+Sum = Annotated[int, msgspec.Meta(ge=0, le=2**62, description="a sum of nanodollars")]
+Count = Annotated[int, msgspec.Meta(ge=0, le=2**62)]
+UnixSeconds = Annotated[int, msgspec.Meta(ge=0, le=2**40)]
+Nanoseconds = Annotated[int, msgspec.Meta(ge=0, le=2**62)]
+AsNumber = Annotated[int, msgspec.Meta(ge=1, le=0xFFFF, description="16-bit AS number or alias")]
+Alternative = Annotated[int, msgspec.Meta(ge=1, le=11, description="OAD alternative")]
+Port = Annotated[int, msgspec.Meta(ge=0, le=65535)]
+Name = Annotated[str, msgspec.Meta(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9._:/-]+$")]
+Text = Annotated[str, msgspec.Meta(max_length=400)]
+Fingerprint = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}$", description="SHA-256 of the raw Ed25519 public key")]
+Address = Annotated[str, msgspec.Meta(min_length=2, max_length=45)]
+
+
+class Message(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Base of everything that crosses a process, host or file boundary."""
+
+
+# --- who is there -----------------------------------------------------------------------------------------------------
+
+
+class Identity(Message):
+    """Answer to GET /v1/identity."""
+
+    version: int = PROTOCOL_VERSION
+    name: Name
+    as_number: Annotated[int, msgspec.Meta(ge=0, le=0xFFFF)]  # 0: a host
+    fingerprint: Fingerprint
+    epoch: Count  # unix seconds // 60 by this node's clock; MACs are made with the gateway's number
+
+
+class AgreementRequest(Message):
+    """Body of POST /v1/agreement: the terms that the caller wants on the link between the two."""
+
+    version: int = PROTOCOL_VERSION
+    name: Name
+    as_number: Annotated[int, msgspec.Meta(ge=0, le=0xFFFF)]
+    header: bool  # the caller can take Bill-Pay headers
+    source_addresses: Annotated[tuple[Address, ...], msgspec.Meta(max_length=16)] = ()  # compared with what arrives: finds a NAT
+
+
+class Agreement(Message):
+    """Answer to POST /v1/agreement: the terms that hold."""
+
+    link: Name  # the name that both sides use for this link in statements
+    header: bool  # headers may be sent to the answering side
+    max_amount: Amount
+    settlement_threshold: Sum
+    statement_interval_s: Annotated[int, msgspec.Meta(ge=1, le=3600)]
+    next_interval: Count  # number of the first statement interval that the caller should give
+    epoch: Count
+
+
+# --- permission to spend ----------------------------------------------------------------------------------------------
+
+
+class GrantKind(enum.Enum):
+    SPEND = "spend"
+    RETURN = "return"
+
+
+class FlowSelector(Message):
+    """An exact 5-tuple, or (protocol and ports 0, destination "") every flow from the source address."""
+
+    source: Address
+    destination: Annotated[str, msgspec.Meta(max_length=45)] = ""
+    protocol: Annotated[int, msgspec.Meta(ge=0, le=255)] = 0
+    source_port: Port = 0
+    destination_port: Port = 0
+
+
+class Grant(Message):
+    """How a host may spend; issued and signed by its secretary, enforced by the first gateway.
+
+    `serial` grows with every replacement (higher cap, later expiry); what is spent is kept across replacements.
+    `key` is the 128-bit MAC key in hex: it goes to the gateway inside TLS and to the host's data plane, nowhere else.
+    """
+
+    grant: Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{32}$")]
+    serial: Count
+    kind: GrantKind
+    flow: FlowSelector
+    cap_nanodollars: Sum
+    rate_nanodollars_per_s: Sum
+    burst_nanodollars: Sum
+    not_before_unix_s: UnixSeconds
+    expires_unix_s: UnixSeconds
+    key: Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{32}$")]
+
+    def __repr__(self) -> str:  # a key never shows in a log
+        return f"Grant(grant={self.grant[:8]}…, serial={self.serial}, kind={self.kind.value}, cap={self.cap_nanodollars})"
+
+
+class GrantState(enum.Enum):
+    OPEN = "open"
+    EXHAUSTED = "exhausted"
+    EXPIRED = "expired"
+    CLOSED = "closed"
+
+
+class GrantUsage(Message):
+    """Answer to PUT, GET and DELETE /v1/grants/{id}: what the gateway's books say of a grant."""
+
+    grant: str
+    serial: Count
+    state: GrantState
+    spent_nanodollars: Sum
+    packets: Count
+    refused_packets: Count  # failed MAC, over a cap, expired: forwarded unpaid
+
+
+# --- accounts ---------------------------------------------------------------------------------------------------------
+
+
+class Statement(Message):
+    """One side's cumulative counters of a link at the end of an interval. Sent and received are the issuer's own view."""
+
+    link: Name
+    issuer: Fingerprint
+    peer: Fingerprint
+    interval: Count
+    sampled_unix_s: UnixSeconds
+    sent_nanodollars: Sum
+    received_nanodollars: Sum
+    sent_packets: Count  # packets with a payment above 0
+    received_packets: Count
+
+
+class Settlement(Message):
+    """The debtor's order to settle a part of the balance with a real payment; idempotent by `settlement`."""
+
+    settlement: Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{32}$")]
+    link: Name
+    debtor: Fingerprint
+    creditor: Fingerprint
+    number: Count  # 1, 2, … for each debtor on a link
+    amount_nanodollars: Sum
+    through_interval: Count
+    reason: Annotated[str, msgspec.Meta(pattern=r"^(threshold|period)$")]
+    ordered_unix_s: UnixSeconds
+
+
+class Signed(Message):
+    """A signed document: canonical bytes, who signed, Ed25519 signature over `kind ‖ 0 ‖ document`."""
+
+    kind: Name  # "statement", "grant", …: a signature for one kind is worth nothing for another
+    document: Annotated[bytes, msgspec.Meta(max_length=65536)]
+    signer: Fingerprint
+    signature: Annotated[bytes, msgspec.Meta(min_length=64, max_length=64)]
+
+
+class StatementReply(Message):
+    """Answer to POST /v1/statements."""
+
+    statement: Signed
+    settlements: Annotated[tuple[Signed, ...], msgspec.Meta(max_length=64)] = ()  # where the answering side is the debtor
+    in_default: bool = False  # the answering side treats the caller's payments as unpaid
+
+
+class SettlementReceipt(Message):
+    """Answer to POST /v1/settlements."""
+
+    settlement: str
+    posted: bool
+    already: bool  # the same order was posted before: nothing was paid twice
+
+
+# --- prices and alternatives ------------------------------------------------------------------------------------------
+
+
+class Timescale(enum.Enum):
+    """M3I requirement: three classes of price change."""
+
+    NETWORK = "network"  # microseconds to seconds: tolls, marks
+    USER = "user"  # hours to weeks
+    LONG_TERM = "long-term"  # months to years
+
+
+class TollTerms(Message):
+    """A published toll on one egress link."""
+
+    link: Name
+    fixed_nanodollars_per_packet: Sum = 0
+    fixed_picodollars_per_byte: Sum = 0
+    proportional_ppm: Annotated[int, msgspec.Meta(ge=0, le=1_000_000)] = 0
+    cap_nanodollars: Sum | None = None  # the auditable cap on the whole toll of one packet
+    congestion_picodollars: Sum = 0  # the congestion part now
+
+
+class Tariff(Message):
+    """What a gateway charges, with the time scale on which it changes; signed, pushed when it changes."""
+
+    issuer: Fingerprint
+    serial: Count
+    timescale: Timescale
+    valid_from_unix_s: UnixSeconds
+    currency: Annotated[str, msgspec.Meta(pattern=r"^[A-Z]{3}$")] = "USD"
+    kind: Annotated[str, msgspec.Meta(pattern=r"^(tolls|flat-fee|percentile-95|per-byte)$")]
+    tolls: Annotated[tuple[TollTerms, ...], msgspec.Meta(max_length=64)] = ()
+    monthly_fee_nanodollars: Sum = 0
+    congestion_bytes_per_s: Count = 0  # flat fee: fill rate of the congestion policer
+    nanodollars_per_mbit_s: Sum = 0  # 95th percentile
+    picodollars_per_byte: Sum = 0  # per byte
+    bundle_bytes: Count = 0
+    reset_day: Annotated[int, msgspec.Meta(ge=1, le=28)] = 1
+
+
+class OadAlternative(Message):
+    number: Alternative
+    title: Text
+    delay_ns: Nanoseconds | None = None  # what the ISP promises; a prior for the cartographer
+    toll_nanodollars: Sum | None = None
+    available: bool = True
+
+
+class OadDescription(Message):
+    """What an ISP publishes about its alternatives towards a destination prefix; signed, versioned."""
+
+    issuer: Fingerprint
+    as_number: AsNumber
+    serial: Count
+    prefix: Annotated[str, msgspec.Meta(max_length=50)]
+    alternatives: Annotated[tuple[OadAlternative, ...], msgspec.Meta(max_length=11)]
+    published_unix_s: UnixSeconds
+    expires_unix_s: UnixSeconds
+
+
+class AlternativePrice(Message):
+    alternative: Alternative
+    link: Name
+    toll_picodollars: Sum  # for one packet of `size_bytes`
+    congestion_picodollars: Sum
+
+
+class PriceQuote(Message):
+    """Answer to GET /v1/price?destination=…&size=…: the router's price now."""
+
+    destination: Address
+    size_bytes: Count
+    prices: Annotated[tuple[AlternativePrice, ...], msgspec.Meta(max_length=11)]
+
+
+# --- what the far end saw ---------------------------------------------------------------------------------------------
+
+
+class OadObservation(Message):
+    """What arrived over one combination of ISP-OADs."""
+
+    oads: Annotated[tuple[tuple[int, int, int], ...], msgspec.Meta(max_length=7)]  # (AS, alternatives, choice), path order
+    packets: Count
+    received_nanodollars: Sum  # remaining amounts, summed
+    lowest_amount: Amount
+    path_length: Annotated[int, msgspec.Meta(ge=0, le=15)]
+
+
+class ProbeReply(Message):
+    probe: Count  # the sender's number
+    sent_ns: Nanoseconds  # the sender's own monotonic time, returned as it came
+    held_ns: Nanoseconds  # between arrival and this echo
+    remaining: Amount
+    oads: Annotated[tuple[tuple[int, int, int], ...], msgspec.Meta(max_length=7)]
+
+
+class Echo(Message):
+    """The receiving agent's report about a flow, signed, by UDP to the payer; cumulative, so that a lost one costs nothing."""
+
+    session: Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{32}$")]  # drawn by the receiver at start: replay across restarts
+    sequence: Annotated[int, msgspec.Meta(ge=1, le=2**62)]
+    flow: FlowSelector  # the payer's flow
+    packets: Count
+    bytes: Count
+    paid_packets: Count
+    ce_packets: Count
+    received_nanodollars: Sum
+    returned_nanodollars: Sum
+    observations: Annotated[tuple[OadObservation, ...], msgspec.Meta(max_length=16)] = ()
+    probes: Annotated[tuple[ProbeReply, ...], msgspec.Meta(max_length=16)] = ()
+
+
+class Problem(Message):
+    """Body of every 4xx and 5xx answer."""
+
+    code: Name
+    message: Text

@@ -1,0 +1,1 @@
+"""The one command: parses, dispatches, prints; knows everyone, nobody knows it."""

@@ -1,0 +1,18 @@
+"""Exit codes of the one command, a promise to scripts; docs/spec/exit-codes.md repeats them and a test compares."""
+
+from __future__ import annotations
+
+import enum
+
+
+class ExitCode(enum.IntEnum):
+    """What a run of `hostagent …` ended with."""
+
+    OK = 0
+    FAILED = 1  # the run ended, and what it checked does not hold (the report says what)
+    USAGE = 2  # a wrong option, argument or scenario name
+    CONFIGURATION = 3  # a configuration file says what it must not say
+    ENVIRONMENT = 4  # the machine refused: privilege, interface, port, file, missing tool
+    PEER = 5  # the other side answered what it must not answer
+    UNREACHABLE = 6  # the daemon is not running (or its socket is not ours to open)
+    INTERRUPTED = 130  # Ctrl-C

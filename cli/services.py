@@ -1,0 +1,60 @@
+"""Verbs of the services that a unit file starts: the gateway and the secretary."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import click
+
+from cli.command import json_option, one_line_errors
+
+config_option = click.option(
+    "--config",
+    required=True,
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="The TOML file; a commented sample of every key is in docs/samples/.",
+)
+
+
+@click.group()
+def gateway() -> None:
+    """An ISP's gateway: tolls, priorities, accounts."""
+
+
+@gateway.command("run")
+@config_option
+@one_line_errors
+def gateway_run(config: Path) -> None:
+    """Runs the gateway in the foreground until it is told to stop."""
+    from gateway.daemon import run
+
+    asyncio.run(run(config))
+
+
+@gateway.command("status")
+@click.option("--socket", required=True, type=click.Path(path_type=Path), help="The gateway's admin socket.")
+@json_option
+@one_line_errors
+def gateway_status(socket: Path, as_json: bool) -> None:
+    """Links, tolls, backlog, accounts and losses of a running gateway."""
+    from cli.show import show_gateway
+    from gateway.admin import read_status
+
+    status = asyncio.run(read_status(socket))
+    show_gateway(status, as_json=as_json)
+
+
+@click.group()
+def secretary() -> None:
+    """The digital secretary: decides what a transfer is worth, keeps the budget, signs every grant."""
+
+
+@secretary.command("run")
+@config_option
+@one_line_errors
+def secretary_run(config: Path) -> None:
+    """Runs the secretary in the foreground until it is told to stop."""
+    from secretary.process import run
+
+    asyncio.run(run(config))

@@ -1,0 +1,76 @@
+"""Prints what the daemons answer: tables for people, JSON for programs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import click
+import msgspec
+from rich.console import Console
+from rich.table import Table
+
+from billpay.money import show_nanodollars
+from hostagent import api
+
+
+def show_status(status: api.Status, *, as_json: bool) -> None:
+    if as_json:
+        _json(status)
+        return
+    table = Table(box=None, show_header=False)
+    table.add_row("agent", f"{status.name} {status.version}")
+    table.add_row("health", status.health.value)
+    table.add_row("engine", status.engine)
+    table.add_row("secretary", status.secretary)
+    spent, budget = status.spent_today_nanodollars, status.budget_today_nanodollars
+    table.add_row("spent today", f"{show_nanodollars(spent)} of {show_nanodollars(budget)}")
+    for warning in status.warnings:
+        table.add_row(warning.code, warning.message)
+    Console().print(table)
+
+
+def show_flows(flows: Sequence[api.Flow], *, as_json: bool) -> None:
+    if as_json:
+        _json(flows)
+        return
+    table = Table("flow", "rule", "rate", "pays", "toll", "spent", "returned", "path", "why", box=None)
+    for flow in flows:
+        table.add_row(
+            flow.flow,
+            flow.rule or "unpaid",
+            f"{flow.rate_bit_s / 1e6:.2f} Mbit/s",
+            show_nanodollars(flow.amount_nanodollars),
+            "?" if flow.toll_nanodollars is None else show_nanodollars(flow.toll_nanodollars),
+            show_nanodollars(flow.spent_nanodollars),
+            show_nanodollars(flow.returned_nanodollars),
+            flow.path or "?",
+            flow.reason,
+        )
+    Console().print(table if flows else "no flows: nothing has been sent through an uplink yet")
+
+
+def show_accounts(accounts: api.Accounts, *, as_json: bool) -> None:
+    if as_json:
+        _json(accounts)
+        return
+    table = Table("neighbour", "state", "sent", "received", "lost", "we owe", "settled", "settlements", box=None)
+    for link in accounts.links:
+        table.add_row(
+            f"{link.neighbour} ({link.interface})",
+            link.state,
+            show_nanodollars(link.sent_nanodollars),
+            show_nanodollars(link.received_nanodollars),
+            show_nanodollars(link.lost_nanodollars),
+            show_nanodollars(link.owed_nanodollars),
+            show_nanodollars(link.settled_nanodollars),
+            str(link.settlements),
+        )
+    Console().print(table if accounts.links else "no accounts: no neighbour is configured")
+    for loss in accounts.losses:
+        direction = {"out": "to", "in": "from"}.get(loss.direction, loss.direction)
+        amount = show_nanodollars(loss.nanodollars)
+        click.echo(f"{loss.kind}: {amount} {direction} {loss.link} in interval {loss.interval}")
+
+
+def _json(value: object) -> None:
+    click.echo(msgspec.json.format(msgspec.json.encode(value), indent=2))

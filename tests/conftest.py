@@ -1,0 +1,84 @@
+"""Test-wide switches: feature-table rows, real-packet tests, deep runs.
+
+`--rows` prints which rows of docs/rows.toml have a test and runs none; `--deep` runs the long soaks too.  Tests marked `netns`
+need root and say loudly when they cannot run.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tomllib
+from collections import defaultdict
+from pathlib import Path
+
+import hypothesis
+import pytest
+
+ROWS_FILE = Path(__file__).parent.parent / "docs" / "rows.toml"
+NETNS_TOOLS = ("ip", "tc", "iptables", "ip6tables", "nft", "nsenter", "unshare", "ethtool")
+
+hypothesis.settings.register_profile("fast", max_examples=60, deadline=None, derandomize=True)
+hypothesis.settings.register_profile("deep", max_examples=3000, deadline=None)
+
+
+def feature_rows() -> dict[str, str]:
+    with ROWS_FILE.open("rb") as file:
+        tables = tomllib.load(file)
+    return {row: name for table in tables.values() for row, name in table.items()}
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--rows", action="store_true", help="print which rows of the feature table have a test")
+    parser.addoption("--deep", action="store_true", help="also run long soaks and deep fuzzing")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    hypothesis.settings.load_profile("deep" if config.getoption("--deep") else "fast")
+    if config.getoption("--rows"):
+        config.option.collectonly = True
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    known = feature_rows()
+    proofs: dict[str, list[str]] = defaultdict(list)
+    for item in items:
+        for marker in item.iter_markers("row"):
+            unknown = [row for row in marker.args if row not in known]
+            if unknown:
+                raise pytest.UsageError(f"{item.nodeid}: rows {unknown} are not in {ROWS_FILE.name}")
+            for row in marker.args:
+                proofs[row].append(item.nodeid)
+    if config.getoption("--rows"):
+        _print_rows(known, proofs)
+        items.clear()
+        return
+    deselected = [item for item in items if item.get_closest_marker("deep") and not config.getoption("--deep")]
+    if deselected:
+        config.hook.pytest_deselected(items=deselected)
+        items[:] = [item for item in items if item not in deselected]
+    reason = _no_netns_reason()
+    if reason:
+        for item in items:
+            if item.get_closest_marker("netns"):
+                item.add_marker(pytest.mark.skip(reason=reason))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    reason = _no_netns_reason()
+    if reason and not config.getoption("--rows"):
+        terminalreporter.write_line(f"NO REAL PACKETS WERE SENT: {reason}", red=True, bold=True)
+
+
+def _no_netns_reason() -> str | None:
+    if os.geteuid() != 0:
+        return "tests with network namespaces need root: run `sudo make test`"
+    missing = [tool for tool in NETNS_TOOLS if shutil.which(tool) is None]
+    return f"missing tools: {', '.join(missing)} (run `make setup`)" if missing else None
+
+
+def _print_rows(known: dict[str, str], proofs: dict[str, list[str]]) -> None:
+    for row, name in known.items():
+        tests = proofs.get(row, [])
+        print(f"{row:8} {len(tests):3} {'yes' if tests else ' - '}  {name}")
+    print(f"\n{len(proofs)} of {len(known)} rows have a test")
