@@ -13,7 +13,7 @@ Source: Bill-Pay, sections 2.1-2.4; ARCHITECTURE decisions on statements, grants
 from __future__ import annotations
 
 import enum
-from typing import Annotated
+from typing import Annotated, dataclass_transform
 
 import msgspec
 
@@ -36,6 +36,7 @@ Fingerprint = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}$", description
 Address = Annotated[str, msgspec.Meta(min_length=2, max_length=45)]
 
 
+@dataclass_transform(frozen_default=True, kw_only_default=True)
 class Message(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Base of everything that crosses a process, host or file boundary."""
 
@@ -43,7 +44,7 @@ class Message(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 # --- who is there -----------------------------------------------------------------------------------------------------
 
 
-class Identity(Message):
+class Identity(Message, frozen=True, kw_only=True):
     """Answer to GET /v1/identity."""
 
     version: int = PROTOCOL_VERSION
@@ -53,7 +54,7 @@ class Identity(Message):
     epoch: Count  # unix seconds // 60 by this node's clock; MACs are made with the gateway's number
 
 
-class AgreementRequest(Message):
+class AgreementRequest(Message, frozen=True, kw_only=True):
     """Body of POST /v1/agreement: the terms that the caller wants on the link between the two."""
 
     version: int = PROTOCOL_VERSION
@@ -63,7 +64,7 @@ class AgreementRequest(Message):
     source_addresses: Annotated[tuple[Address, ...], msgspec.Meta(max_length=16)] = ()  # compared with what arrives: finds a NAT
 
 
-class Agreement(Message):
+class Agreement(Message, frozen=True, kw_only=True):
     """Answer to POST /v1/agreement: the terms that hold."""
 
     link: Name  # the name that both sides use for this link in statements
@@ -83,7 +84,7 @@ class GrantKind(enum.Enum):
     RETURN = "return"
 
 
-class FlowSelector(Message):
+class FlowSelector(Message, frozen=True, kw_only=True):
     """An exact 5-tuple, or (protocol and ports 0, destination "") every flow from the source address."""
 
     source: Address
@@ -93,7 +94,7 @@ class FlowSelector(Message):
     destination_port: Port = 0
 
 
-class Grant(Message):
+class Grant(Message, frozen=True, kw_only=True):
     """How a host may spend; issued and signed by its secretary, enforced by the first gateway.
 
     `serial` grows with every replacement (higher cap, later expiry); what is spent is kept across replacements.
@@ -122,7 +123,7 @@ class GrantState(enum.Enum):
     CLOSED = "closed"
 
 
-class GrantUsage(Message):
+class GrantUsage(Message, frozen=True, kw_only=True):
     """Answer to PUT, GET and DELETE /v1/grants/{id}: what the gateway's books say of a grant."""
 
     grant: str
@@ -136,8 +137,24 @@ class GrantUsage(Message):
 # --- accounts ---------------------------------------------------------------------------------------------------------
 
 
-class Statement(Message):
-    """One side's cumulative counters of a link at the end of an interval. Sent and received are the issuer's own view."""
+class Closing(Message, frozen=True, kw_only=True):
+    """The caller's counters read again when the answer for `interval` had arrived.
+
+    With the two statements of the interval they bracket what was on the wire meanwhile (`billpay.links`).
+    """
+
+    interval: Count
+    sent_nanodollars: Sum
+    received_nanodollars: Sum
+    sent_packets: Count
+    received_packets: Count
+
+
+class Statement(Message, frozen=True, kw_only=True):
+    """One side's cumulative counters of a link at the end of an interval. Sent and received are the issuer's own view.
+
+    Money that belongs to no packet is not in it. `closing` and `settled_number` default to "nothing yet".
+    """
 
     link: Name
     issuer: Fingerprint
@@ -148,9 +165,11 @@ class Statement(Message):
     received_nanodollars: Sum
     sent_packets: Count  # packets with a payment above 0
     received_packets: Count
+    closing: Closing | None = None  # of the caller's last answered interval; an answering side has none
+    settled_number: Count = 0  # the last of the peer's settlements that the issuer has posted
 
 
-class Settlement(Message):
+class Settlement(Message, frozen=True, kw_only=True):
     """The debtor's order to settle a part of the balance with a real payment; idempotent by `settlement`."""
 
     settlement: Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{32}$")]
@@ -164,7 +183,7 @@ class Settlement(Message):
     ordered_unix_s: UnixSeconds
 
 
-class Signed(Message):
+class Signed(Message, frozen=True, kw_only=True):
     """A signed document: canonical bytes, who signed, Ed25519 signature over `kind ‖ 0 ‖ document`."""
 
     kind: Name  # "statement", "grant", …: a signature for one kind is worth nothing for another
@@ -173,7 +192,7 @@ class Signed(Message):
     signature: Annotated[bytes, msgspec.Meta(min_length=64, max_length=64)]
 
 
-class StatementReply(Message):
+class StatementReply(Message, frozen=True, kw_only=True):
     """Answer to POST /v1/statements."""
 
     statement: Signed
@@ -181,7 +200,7 @@ class StatementReply(Message):
     in_default: bool = False  # the answering side treats the caller's payments as unpaid
 
 
-class SettlementReceipt(Message):
+class SettlementReceipt(Message, frozen=True, kw_only=True):
     """Answer to POST /v1/settlements."""
 
     settlement: str
@@ -200,7 +219,7 @@ class Timescale(enum.Enum):
     LONG_TERM = "long-term"  # months to years
 
 
-class TollTerms(Message):
+class TollTerms(Message, frozen=True, kw_only=True):
     """A published toll on one egress link."""
 
     link: Name
@@ -211,7 +230,7 @@ class TollTerms(Message):
     congestion_picodollars: Sum = 0  # the congestion part now
 
 
-class Tariff(Message):
+class Tariff(Message, frozen=True, kw_only=True):
     """What a gateway charges, with the time scale on which it changes; signed, pushed when it changes."""
 
     issuer: Fingerprint
@@ -229,7 +248,7 @@ class Tariff(Message):
     reset_day: Annotated[int, msgspec.Meta(ge=1, le=28)] = 1
 
 
-class OadAlternative(Message):
+class OadAlternative(Message, frozen=True, kw_only=True):
     number: Alternative
     title: Text
     delay_ns: Nanoseconds | None = None  # what the ISP promises; a prior for the cartographer
@@ -237,7 +256,7 @@ class OadAlternative(Message):
     available: bool = True
 
 
-class OadDescription(Message):
+class OadDescription(Message, frozen=True, kw_only=True):
     """What an ISP publishes about its alternatives towards a destination prefix; signed, versioned."""
 
     issuer: Fingerprint
@@ -249,14 +268,14 @@ class OadDescription(Message):
     expires_unix_s: UnixSeconds
 
 
-class AlternativePrice(Message):
+class AlternativePrice(Message, frozen=True, kw_only=True):
     alternative: Alternative
     link: Name
     toll_picodollars: Sum  # for one packet of `size_bytes`
     congestion_picodollars: Sum
 
 
-class PriceQuote(Message):
+class PriceQuote(Message, frozen=True, kw_only=True):
     """Answer to GET /v1/price?destination=…&size=…: the router's price now."""
 
     destination: Address
@@ -267,7 +286,7 @@ class PriceQuote(Message):
 # --- what the far end saw ---------------------------------------------------------------------------------------------
 
 
-class OadObservation(Message):
+class OadObservation(Message, frozen=True, kw_only=True):
     """What arrived over one combination of ISP-OADs."""
 
     oads: Annotated[tuple[tuple[int, int, int], ...], msgspec.Meta(max_length=7)]  # (AS, alternatives, choice), path order
@@ -277,7 +296,7 @@ class OadObservation(Message):
     path_length: Annotated[int, msgspec.Meta(ge=0, le=15)]
 
 
-class ProbeReply(Message):
+class ProbeReply(Message, frozen=True, kw_only=True):
     probe: Count  # the sender's number
     sent_ns: Nanoseconds  # the sender's own monotonic time, returned as it came
     held_ns: Nanoseconds  # between arrival and this echo
@@ -285,7 +304,7 @@ class ProbeReply(Message):
     oads: Annotated[tuple[tuple[int, int, int], ...], msgspec.Meta(max_length=7)]
 
 
-class Echo(Message):
+class Echo(Message, frozen=True, kw_only=True):
     """The receiving agent's report about a flow, signed, by UDP to the payer; cumulative, so that a lost one costs nothing."""
 
     session: Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{32}$")]  # drawn by the receiver at start: replay across restarts
@@ -301,7 +320,7 @@ class Echo(Message):
     probes: Annotated[tuple[ProbeReply, ...], msgspec.Meta(max_length=16)] = ()
 
 
-class Problem(Message):
+class Problem(Message, frozen=True, kw_only=True):
     """Body of every 4xx and 5xx answer."""
 
     code: Name

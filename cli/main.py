@@ -1,4 +1,6 @@
-"""`hostagent`: the one command. Verbs live in `cli.host`, `cli.services` and `cli.lab`; each imports what it needs when it runs."""
+"""`hostagent`: the one command. Verbs live in `cli.host`, `cli.services` and `cli.lab`; each imports what it needs
+when it runs.
+"""
 
 from __future__ import annotations
 
@@ -14,8 +16,8 @@ from cli.services import gateway, secretary
 def main() -> None:
     """Pays for what a transfer is worth.
 
-    An agent for end hosts, gateways for ISPs that settle with the same code, and a lab that runs whole networks of them on this
-    machine. Start with `hostagent lab run figure1`.
+    An agent for end hosts, gateways for ISPs that settle with the same code, and a lab that runs whole networks
+    of them on this machine. Start with `hostagent lab run figure1`.
     """
 
 

@@ -1,7 +1,7 @@
 """Test-wide switches: feature-table rows, real-packet tests, deep runs.
 
-`--rows` prints which rows of docs/rows.toml have a test and runs none; `--deep` runs the long soaks too.  Tests marked `netns`
-need root and say loudly when they cannot run.
+`--rows` prints which rows of docs/rows.toml have a test and runs none; `--deep` runs the long soaks too.  Tests
+marked `netns` need root and say loudly when they cannot run.
 """
 
 from __future__ import annotations

@@ -1,0 +1,92 @@
+"""What the gateway's main process and its reader say to each other.
+
+Commands get an answer each; events come on their own. Bodies are JSON of the tagged structs below
+(`dataplane.command` frames them).
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from billpay.messages import Grant, GrantUsage
+
+
+class _Tagged(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag=True):
+    """Base: the type's name travels with it."""
+
+
+class Tick(_Tagged, frozen=True, kw_only=True):
+    """Once a second: tells the core the time of day (it has no clock), and lets it forget what expired."""
+
+
+class OpenGrant(_Tagged, frozen=True, kw_only=True):
+    """A verified grant of the host behind `link`: opens it, or replaces an older serial."""
+
+    link: str
+    grant: Grant
+
+
+class CloseGrant(_Tagged, frozen=True, kw_only=True):
+    grant: str
+
+
+class AskGrant(_Tagged, frozen=True, kw_only=True):
+    grant: str
+
+
+class SetLink(_Tagged, frozen=True, kw_only=True):
+    """Terms of a link: whether the neighbour takes headers, and whether its payments count."""
+
+    link: str
+    agreed: bool
+    in_default: bool
+
+
+class AskReport(_Tagged, frozen=True, kw_only=True):
+    """For the admin API, price queries and tariff pushes."""
+
+
+Command = Tick | OpenGrant | CloseGrant | AskGrant | SetLink | AskReport
+
+
+class Done(_Tagged, frozen=True, kw_only=True):
+    pass
+
+
+class GrantAnswer(_Tagged, frozen=True, kw_only=True):
+    usage: GrantUsage
+
+
+class Refused(_Tagged, frozen=True, kw_only=True):
+    """`code` is what the control API answers with."""
+
+    code: str
+    message: str
+
+
+class LinkReport(_Tagged, frozen=True, kw_only=True):
+    name: str
+    agreed: bool
+    in_default: bool
+    congestion_picodollars: int
+    backlog_bytes: int
+    backlog_packets: int
+
+
+class Report(_Tagged, frozen=True, kw_only=True):
+    links: tuple[LinkReport, ...]
+    open_grants: int
+
+
+Answer = Done | GrantAnswer | Refused | Report
+
+
+class Alarm(_Tagged, frozen=True, kw_only=True):
+    """Something that an operator should see; `kind` is stable. At most one of a kind and link each second."""
+
+    kind: str
+    link: str
+    count: int
+
+
+Event = Alarm

@@ -1,0 +1,76 @@
+"""One direction of one link as the packet core sees it: counters, toll, queue and marks.
+
+Decides nothing by itself beyond wiring the pure parts of `billpay` and the scheduler to one link. Pure.
+"""
+
+from __future__ import annotations
+
+from billpay.marking import Marking
+from billpay.tolls import CongestionSettings, CongestionToll, EgressToll
+from dataplane.port import Counters, Verdict
+from gateway.marking import marking_of
+from gateway.plan import LinkPlan
+from gateway.scheduler import Scheduler, SchedulerSettings
+
+PRICE_PERIOD_NS = 100_000_000
+"""The toll moves ten times a second: slower than a round trip, faster than a person."""
+
+Held = tuple[Verdict, int]
+"""What waits in a queue: the verdict to give, and the nanodollars that it will carry away."""
+
+
+class LinkState:
+    """A link at run time. Counter indexes are resolved once; names are the books' contract."""
+
+    def __init__(self, plan: LinkPlan, counters: Counters) -> None:
+        self.plan = plan
+        self.name = plan.name
+        self.agreed = False
+        self.in_default = False
+        name = plan.name
+        index = counters.index
+        self.received = index(f"link/{name}/received_nanodollars")
+        self.received_packets = index(f"link/{name}/received_packets")
+        self.sent = index(f"link/{name}/sent_nanodollars")
+        self.sent_packets = index(f"link/{name}/sent_packets")
+        self.retained = index(f"link/{name}/retained_nanodollars")
+        self.kept = index(f"link/{name}/kept_nanodollars")
+        self.kept_packets = index(f"link/{name}/kept_packets")
+        self.carry = index(f"link/{name}/carry_picodollars")
+        self.cap_cut = index(f"link/{name}/cap_cut_picodollars")
+        self.marked = index(f"link/{name}/marked_packets")
+        self.dropped = index(f"link/{name}/dropped_packets")
+        self.unpaid_packets = index(f"link/{name}/unpaid_packets")
+        self.toll = EgressToll(plan.toll, carry_picodollars=counters.value(self.carry))
+        self.congestion: CongestionToll | None = None
+        self.scheduler: Scheduler[Held] | None = None
+        self.marking: Marking | None = None
+        self.arrived_bytes = 0
+        if plan.rate_bit_s:
+            self._give_queue(plan)
+
+    def _give_queue(self, plan: LinkPlan) -> None:
+        limit = plan.limit_bytes or max(30_000, plan.rate_bit_s // 8 // 10)  # 100 ms of the link
+        self.marking = marking_of(plan, limit)
+        self.scheduler = Scheduler(
+            SchedulerSettings(rate_bit_s=plan.rate_bit_s, limit_bytes=limit, overhead_bytes=plan.overhead_bytes)
+        )
+        if plan.congestion:
+            cap = plan.toll.cap_nanodollars
+            ceiling = plan.max_amount_nanodollars if cap is None else cap
+            self.congestion = CongestionToll(
+                CongestionSettings.for_cap(
+                    capacity_bit_s=plan.rate_bit_s,
+                    cap_picodollars=ceiling * 1000,
+                    period_ns=PRICE_PERIOD_NS,
+                    target_utilisation_ppm=plan.target_utilisation_ppm,
+                )
+            )
+
+    def on_price_period(self) -> None:
+        """Moves the congestion toll by what arrived since the last period."""
+        if self.congestion is not None and self.scheduler is not None:
+            self.toll.congestion_picodollars = self.congestion.on_period(
+                arrived_bytes=self.arrived_bytes, backlog_bytes=self.scheduler.backlog_bytes
+            )
+        self.arrived_bytes = 0
