@@ -1,7 +1,8 @@
 """Configuration files: TOML into one frozen, validated value, or one line that says what is wrong.
 
 Decides: how a mistake in a file is named (file, key, problem, what to do).
-Refuses to know: what any configuration means; the value types (msgspec structs that forbid unknown fields) say what is possible.
+Refuses to know: what any configuration means; the value types (msgspec structs that forbid unknown fields) say what is
+possible.
 Source: STYLE ("Config"); TOML 1.0.
 """
 
@@ -134,7 +135,7 @@ def _children(node: inspect.Type, step: str) -> list[inspect.Type]:
 
 
 def _value_at(table: object, path: str) -> object:
-    """What the file says there; None if the path cannot be followed (msgspec names no key inside a table of free names)."""
+    """What the file says there; None if the path cannot be followed (msgspec names no key in a table of free names)."""
     value = table
     for step in _steps(path):
         index = step.strip("[]")

@@ -50,8 +50,12 @@ class GrantGate:
         self._last_ns = now_ns
         self._latest_unix_s = 0
 
-    def replace(self, grant: Grant) -> ReplacementRefusal | None:
-        """Takes a newer version: higher serial, same flow, kind and key. Tokens and what was spent are kept."""
+    def replace(self, grant: Grant, *, now_ns: int | None = None) -> ReplacementRefusal | None:
+        """Takes a newer version: higher serial, same flow, kind and key. Tokens and what was spent are kept.
+
+        The time until `now_ns` counts at the old rate and burst; without it, the time since the last payment counts at
+        the new ones.
+        """
         old = self.grant
         if grant.serial <= old.serial:
             return ReplacementRefusal.OLD_SERIAL
@@ -61,6 +65,8 @@ class GrantGate:
             return ReplacementRefusal.OTHER_KIND
         if grant.key != old.key:
             return ReplacementRefusal.OTHER_KEY
+        if now_ns is not None:
+            self._fill(now_ns)
         self.grant = grant
         self._rate = grant.rate_nanodollars_per_s
         self._burst = grant.burst_nanodollars * NS_PER_S
@@ -83,13 +89,16 @@ class GrantGate:
         """
         if spent_nanodollars + amount_nanodollars > self.grant.cap_nanodollars:
             return Refusal.OVER_SUM
-        elapsed = now_ns - self._last_ns
-        if elapsed > 0:
-            tokens = self._tokens + elapsed * self._rate
-            self._tokens = tokens if tokens < self._burst else self._burst
-            self._last_ns = now_ns
+        self._fill(now_ns)
         cost = amount_nanodollars * NS_PER_S
         if cost > self._tokens:
             return Refusal.OVER_RATE
         self._tokens -= cost
         return None
+
+    def _fill(self, now_ns: int) -> None:
+        elapsed = now_ns - self._last_ns
+        if elapsed > 0:
+            tokens = self._tokens + elapsed * self._rate
+            self._tokens = tokens if tokens < self._burst else self._burst
+            self._last_ns = now_ns

@@ -4,9 +4,9 @@ Decides: whether a transfer is applied, and if not, why; what the balances are.
 Refuses to know: where transfers are stored (`neighbour.book`), what a link or a statement is.
 Source: ARCHITECTURE ("Accounts are double entry, append only, idempotent by transfer id: reserve → post or void").
 
-A transfer is never changed or removed.  One kind moves money at once (POST); a RESERVE sets it aside, and later a POST_RESERVED
-moves all or a part of it (the rest is released), or a VOID_RESERVED releases it.  The same transfer given twice is applied once.
-The sum of all balances is zero, always.
+A transfer is never changed or removed.  One kind moves money at once (POST); a RESERVE sets it aside, and later a
+POST_RESERVED moves all or a part of it (the rest is released), or a VOID_RESERVED releases it.  The same transfer
+given twice is applied once. The sum of all balances is zero, always.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class Phase(enum.Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Transfer:
-    """`amount_nanodollars` moves from `credit` to `debit`. `reserved`: the id of the RESERVE that is posted or voided."""
+    """`amount_nanodollars` moves from `credit` to `debit`. `reserved`: id of the RESERVE that is posted or voided."""
 
     transfer: str
     debit: Account
@@ -109,8 +109,8 @@ class Balance(NamedTuple):
 def judge(
     transfer: Transfer, *, same_id: Transfer | None, reserve: Transfer | None, closed_by: Transfer | None
 ) -> TransferResult:
-    """What becomes of a transfer, given what the ledger holds: one of the same id, the RESERVE that `reserved` names, and
-    the transfer that posted or voided that reserve."""
+    """What becomes of a transfer, given what the ledger holds: one of the same id, the RESERVE that `reserved` names,
+    and the transfer that posted or voided that reserve."""
     if same_id is not None:
         return TransferResult.DUPLICATE if same_id == transfer else TransferResult.CONFLICT
     closes = transfer.phase in (Phase.POST_RESERVED, Phase.VOID_RESERVED)

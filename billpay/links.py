@@ -1,18 +1,20 @@
 """The two counters of a link: what both neighbours agree on, and what is missing between them.
 
-Decides: what an interval adds to the debts of both directions, which difference is loss (or excess), and in which interval it
-arose.  Refuses to know: who keeps the counters, how statements travel, and what follows for the accounts (`billpay.settlement`).
+Decides: what an interval adds to the debts of both directions, which difference is loss (or excess), and in which
+interval it arose.  Refuses to know: who keeps the counters, how statements travel, and what follows for the
+accounts (`billpay.settlement`).
 Source: Bill-Pay, section 2.3 (a pair of counters for each link); ARCHITECTURE ("What is counted where").
 
-The problem.  Counters are cumulative.  Sender and receiver never read them at the same instant, and packets are on the wire, so
-two readings of one direction differ although nothing is lost.  One interval has three readings, in this order of time:
+The problem.  Counters are cumulative.  Sender and receiver never read them at the same instant, and packets are on
+the wire, so two readings of one direction differ although nothing is lost.  One interval has three readings, in
+this order of time:
 
     opening  the caller's, before it posts its statement
     answer   the other side's, taken when the statement arrives
     closing  the caller's, when the answer has arrived
 
-What was sent before one reading is received or lost by the next (the statement travelled the same link, behind those packets),
-so the loss L until then is bracketed, for the direction caller → answerer by
+What was sent before one reading is received or lost by the next (the statement travelled the same link, behind
+those packets), so the loss L until then is bracketed, for the direction caller → answerer by
 
     opening.sent − answer.received  ≤  L  ≤  closing.sent − answer.received
 
@@ -20,13 +22,14 @@ and for answerer → caller by
 
     answer.sent − closing.received  ≤  L  ≤  answer.sent − opening.received.
 
-What is on the wire widens a bracket and makes no difference.  The total that was named so far is left alone while it lies inside
-the bracket.  If it lies outside in two intervals running, it moves to the nearest bound of both, and the step is a line with the
-first of the two intervals: a packet that the statement overtook is back in the next interval and cancels.  With an idle link the
-bracket is a point, so the lines of a direction then add up to sent − received exactly.
+What is on the wire widens a bracket and makes no difference.  The total that was named so far is left alone while
+it lies inside the bracket.  If it lies outside in two intervals running, it moves to the nearest bound of both, and
+the step is a line with the first of the two intervals: a packet that the statement overtook is back in the next
+interval and cancels.  With an idle link the bracket is a point, so the lines of a direction then add up to sent −
+received exactly.
 
-A total below zero is excess: the receiver claims more than was sent.  It is disputed and never owed, since the smaller of the
-two counters is settled (the neighbour's loss is not our debt, and a false claim earns nothing).
+A total below zero is excess: the receiver claims more than was sent.  It is disputed and never owed, since the
+smaller of the two counters is settled (the neighbour's loss is not our debt, and a false claim earns nothing).
 """
 
 from __future__ import annotations
@@ -213,10 +216,8 @@ def _compare_direction(
 def _not_before(state: DirectionState, named: int) -> int:
     """The last interval at whose end the new total was certainly not reached yet."""
     earlier = state.earlier
-    if named > state.named_nanodollars:
-        reached = earlier.high_nanodollars >= named
-    else:
-        reached = earlier.low_nanodollars <= named
+    grows = named > state.named_nanodollars
+    reached = earlier.high_nanodollars >= named if grows else earlier.low_nanodollars <= named
     return min(state.clear_interval, earlier.interval) if reached else earlier.interval
 
 

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 NS_PER_S = 1_000_000_000
+PPM = 1_000_000
 Draw = Callable[[], float]
 
 
@@ -46,14 +47,15 @@ class _Backlog:
         self._last_ns: int | None = None
 
     def drain(self, bytes_per_s: int, now_ns: int) -> int:
-        """Brings the level to `now_ns`; gives the ns since the last call."""
+        """Brings the level to `now_ns`; gives the ns since the last call, 0 for a time that is not later."""
         last = self._last_ns
-        self._last_ns = now_ns
         if last is None or now_ns <= last:
+            self._last_ns = now_ns if last is None else last
             return 0
+        self._last_ns = now_ns
         drained, self._fraction = divmod((now_ns - last) * bytes_per_s + self._fraction, NS_PER_S)
         self.level_bytes -= drained
-        if self.level_bytes < 0:
+        if self.level_bytes <= 0:
             self.level_bytes = 0
             self._fraction = 0
         return now_ns - last
@@ -109,7 +111,11 @@ class RedSettings:
 
 
 class VirtualRed:
-    """Linear RED on the average of the virtual queue; marks are spread by the count since the last one."""
+    """Linear RED on the average of the virtual queue; marks are spread by the count since the last one.
+
+    The average is of what an arrival finds. From the upper threshold on, and where the virtual queue is full (four
+    times that threshold, ALTQ's limit of 60 packets), every arrival is marked.
+    """
 
     def __init__(self, link: VirtualLink, settings: RedSettings | None = None) -> None:
         self._rate = link.virtual_bytes_per_s
@@ -125,18 +131,18 @@ class VirtualRed:
     def on_arrival(self, size_bytes: int, now_ns: int, draw: Draw, segments: int = 1) -> bool:
         s = self._settings
         backlog = self._backlog
-        elapsed_ns = backlog.drain(self._rate, now_ns)
-        if backlog.level_bytes == 0 and elapsed_ns:
-            self._decay(elapsed_ns)
+        self._decay(self._drained_and_idle_ns(now_ns))
         self._average_scaled += backlog.level_bytes - self.average_bytes
-        backlog.level_bytes = min(backlog.level_bytes + size_bytes, 4 * s.max_bytes)
+        full = backlog.level_bytes + size_bytes > 4 * s.max_bytes
+        if not full:
+            backlog.level_bytes += size_bytes
         average = self.average_bytes
+        if full or average >= s.max_bytes:
+            self._count = 0
+            return True
         if average < s.min_bytes:
             self._count = 0
             return False
-        if average >= s.max_bytes:
-            self._count = 0
-            return True
         self._count += 1
         probability = spread_probability(base_probability(average, s), self._count)
         if draw() < probability_of_burst(probability, segments):
@@ -144,10 +150,19 @@ class VirtualRed:
             return True
         return False
 
+    def _drained_and_idle_ns(self, now_ns: int) -> int:
+        """Drains the queue; gives how long it has been empty."""
+        level = self._backlog.level_bytes
+        elapsed_ns = self._backlog.drain(self._rate, now_ns)
+        return max(0, elapsed_ns - level * NS_PER_S // self._rate)
+
     def _decay(self, idle_ns: int) -> None:
-        """While idle the average falls as if small packets had passed an empty queue: avg (1 − w)^n."""
-        packets = idle_ns * self._rate // (self._settings.packet_bytes * NS_PER_S)
-        if packets:
+        """While idle the average falls as if n packets had found an empty queue: avg (1 − w)^n.
+
+        This arrival, which finds it empty too, is one of them.
+        """
+        packets = idle_ns * self._rate // (self._settings.packet_bytes * NS_PER_S) - 1
+        if packets > 0:
             factor = (1.0 - 0.5**self._settings.weight_shift) ** min(packets, 100_000)
             self._average_scaled = int(self._average_scaled * factor)
 
@@ -172,20 +187,28 @@ class Avq:
         self._limit = link.buffer_bytes
         self._gamma_ppm = gamma_ppm
         self._alpha_ppm = alpha_ppm
+        self._fraction = 0  # of a byte/s; lost fractions would add up to a lower utilisation than γ
         self.virtual_bytes_per_s = self._capacity * 8 // 10
         self._backlog = _Backlog()
 
     def on_arrival(self, size_bytes: int, now_ns: int, draw: Draw, segments: int = 1) -> bool:  # noqa: ARG002
         backlog = self._backlog
         elapsed_ns = backlog.drain(self.virtual_bytes_per_s, now_ns)
-        wanted_bytes = elapsed_ns * self._capacity * self._gamma_ppm // (NS_PER_S * 1_000_000)
-        change = self._alpha_ppm * (wanted_bytes - size_bytes) // 1_000_000
-        self.virtual_bytes_per_s = min(self._capacity, max(0, self.virtual_bytes_per_s + change))
+        self._adapt(elapsed_ns, size_bytes)
         backlog.level_bytes += size_bytes
         if backlog.level_bytes > self._limit:
             backlog.level_bytes -= size_bytes
             return True
         return False
+
+    def _adapt(self, elapsed_ns: int, size_bytes: int) -> None:
+        """C̃ ← C̃ + α (γ C dt − s), between 0 and C."""
+        excess = elapsed_ns * self._capacity * self._gamma_ppm - size_bytes * NS_PER_S * PPM
+        change, self._fraction = divmod(self._alpha_ppm * excess + self._fraction, NS_PER_S * PPM * PPM)
+        wanted = self.virtual_bytes_per_s + change
+        self.virtual_bytes_per_s = min(self._capacity, max(0, wanted))
+        if self.virtual_bytes_per_s != wanted:
+            self._fraction = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -199,47 +222,63 @@ class RemSettings:
 
 
 class Rem:
-    """Random exponential marking: a link price that adds up along a path; p = 1 − φ^(−price)."""
+    """Random exponential marking: a link price that adds up along a path; p = 1 − φ^(−price).
+
+    Each period: price ← [price + g (arrived + α (q − q_ref) − capacity)]⁺, all in packets. The queue drains at the
+    link's rate and holds no more than its buffer. The price moves at an arrival, by all the periods that passed.
+    """
 
     def __init__(self, link: VirtualLink, settings: RemSettings | None = None) -> None:
         self._settings = settings or RemSettings()
         self._rate = link.capacity_bytes_per_s
+        self._limit = link.buffer_bytes
         self._backlog = _Backlog()
         self._arrived_bytes = 0
         self._period_start_ns: int | None = None
         self.price = 0.0
 
     def on_arrival(self, size_bytes: int, now_ns: int, draw: Draw, segments: int = 1) -> bool:
-        self._backlog.drain(self._rate, now_ns)
-        self._update_price(now_ns)
-        self._backlog.level_bytes += size_bytes
+        self._pass_periods(now_ns)
+        backlog = self._backlog
+        backlog.drain(self._rate, now_ns)
+        backlog.level_bytes = min(backlog.level_bytes + size_bytes, self._limit)
         self._arrived_bytes += size_bytes
         probability = marking_probability(self.price, self._settings.phi)
         return probability > 0 and draw() < probability_of_burst(probability, segments)
 
-    def _update_price(self, now_ns: int) -> None:
-        s = self._settings
-        start = self._period_start_ns
-        if start is None:
+    def _pass_periods(self, now_ns: int) -> None:
+        """Moves the price once for each period that has ended; those of an empty queue all at once."""
+        period_ns = self._settings.period_ns
+        if self._period_start_ns is None:
             self._period_start_ns = now_ns
-            return
-        elapsed = now_ns - start
-        if elapsed < s.period_ns:
-            return
-        capacity_packets = self._rate * elapsed / NS_PER_S / s.packet_bytes
+            self._backlog.drain(self._rate, now_ns)
+        while now_ns - self._period_start_ns >= period_ns:
+            self._period_start_ns += period_ns
+            self._backlog.drain(self._rate, self._period_start_ns)
+            self._move_price(1)
+            self._arrived_bytes = 0
+            if self._backlog.level_bytes == 0:
+                idle_periods = (now_ns - self._period_start_ns) // period_ns
+                self._period_start_ns += idle_periods * period_ns
+                self._move_price(idle_periods)
+
+    def _move_price(self, periods: int) -> None:
+        s = self._settings
+        capacity_packets = self._rate * s.period_ns / NS_PER_S / s.packet_bytes
         arrived_packets = self._arrived_bytes / s.packet_bytes
         queue_packets = self._backlog.level_bytes / s.packet_bytes
         pressure = arrived_packets + s.alpha * (queue_packets - s.reference_packets) - capacity_packets
-        self.price = max(0.0, self.price + s.gain * pressure)
-        self._arrived_bytes = 0
-        self._period_start_ns = now_ns
+        self.price = max(0.0, self.price + s.gain * pressure * periods)
 
 
 def marking_probability(price: float, phi: float) -> float:
     """1 − φ^(−price)."""
-    return 1.0 - math.exp(-price * math.log(phi))
+    return -math.expm1(-price * math.log(phi))
 
 
 def price_of_marks(marked_share: float, phi: float) -> float:
-    """The receiver's inverse: the sum of the prices along a path from the share of packets that were marked."""
-    return -math.log(1.0 - marked_share) / math.log(phi)
+    """The receiver's inverse: the sum of the prices along a path from the share of packets that were marked.
+
+    Infinite where every packet is marked.
+    """
+    return math.inf if marked_share >= 1 else -math.log1p(-marked_share) / math.log(phi)

@@ -1,11 +1,11 @@
 """Control messages: what hosts and gateways say to each other outside the packets.
 
-Every message that outlives the connection it came over (grant, statement, settlement, echo, tariff, OAD description) is signed
-over its canonical bytes (`billpay.signing`); the others are plain JSON bodies under mutual TLS.  This module only says what the
-messages are and which values are possible; who may send them and what follows is decided elsewhere.
+Every message that outlives the connection it came over (grant, statement, settlement, echo, tariff, OAD description)
+is signed over its canonical bytes (`billpay.signing`); the others are plain JSON bodies under mutual TLS.  This module
+only says what the messages are and which values are possible; who may send them and what follows is decided elsewhere.
 
-Units: money in nanodollars (integers), times in unix seconds or nanoseconds as the name says, addresses as text in their
-canonical form ("10.0.0.1", "fd00::1").  All collections are bounded, since they are read from a peer.
+Units: money in nanodollars (integers), times in unix seconds or nanoseconds as the name says, addresses as text in
+their canonical form ("10.0.0.1", "fd00::1").  All collections are bounded, since they are read from a peer.
 
 Source: Bill-Pay, sections 2.1-2.4; ARCHITECTURE decisions on statements, grants and echoes.
 """
@@ -32,7 +32,7 @@ Alternative = Annotated[int, msgspec.Meta(ge=1, le=11, description="OAD alternat
 Port = Annotated[int, msgspec.Meta(ge=0, le=65535)]
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9._:/-]+$")]
 Text = Annotated[str, msgspec.Meta(max_length=400)]
-Fingerprint = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}$", description="SHA-256 of the raw Ed25519 public key")]
+Fingerprint = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}$", description="SHA-256 of the raw public key")]
 Address = Annotated[str, msgspec.Meta(min_length=2, max_length=45)]
 
 
@@ -61,7 +61,8 @@ class AgreementRequest(Message, frozen=True, kw_only=True):
     name: Name
     as_number: Annotated[int, msgspec.Meta(ge=0, le=0xFFFF)]
     header: bool  # the caller can take Bill-Pay headers
-    source_addresses: Annotated[tuple[Address, ...], msgspec.Meta(max_length=16)] = ()  # compared with what arrives: finds a NAT
+    # compared with what arrives: finds a NAT
+    source_addresses: Annotated[tuple[Address, ...], msgspec.Meta(max_length=16)] = ()
 
 
 class Agreement(Message, frozen=True, kw_only=True):
@@ -113,7 +114,8 @@ class Grant(Message, frozen=True, kw_only=True):
     key: Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{32}$")]
 
     def __repr__(self) -> str:  # a key never shows in a log
-        return f"Grant(grant={self.grant[:8]}…, serial={self.serial}, kind={self.kind.value}, cap={self.cap_nanodollars})"
+        cap = self.cap_nanodollars
+        return f"Grant(grant={self.grant[:8]}…, serial={self.serial}, kind={self.kind.value}, cap={cap})"
 
 
 class GrantState(enum.Enum):
@@ -196,7 +198,8 @@ class StatementReply(Message, frozen=True, kw_only=True):
     """Answer to POST /v1/statements."""
 
     statement: Signed
-    settlements: Annotated[tuple[Signed, ...], msgspec.Meta(max_length=64)] = ()  # where the answering side is the debtor
+    # where the answering side is the debtor
+    settlements: Annotated[tuple[Signed, ...], msgspec.Meta(max_length=64)] = ()
     in_default: bool = False  # the answering side treats the caller's payments as unpaid
 
 
@@ -289,7 +292,8 @@ class PriceQuote(Message, frozen=True, kw_only=True):
 class OadObservation(Message, frozen=True, kw_only=True):
     """What arrived over one combination of ISP-OADs."""
 
-    oads: Annotated[tuple[tuple[int, int, int], ...], msgspec.Meta(max_length=7)]  # (AS, alternatives, choice), path order
+    # (AS, alternatives, choice), path order
+    oads: Annotated[tuple[tuple[int, int, int], ...], msgspec.Meta(max_length=7)]
     packets: Count
     received_nanodollars: Sum  # remaining amounts, summed
     lowest_amount: Amount
@@ -305,9 +309,10 @@ class ProbeReply(Message, frozen=True, kw_only=True):
 
 
 class Echo(Message, frozen=True, kw_only=True):
-    """The receiving agent's report about a flow, signed, by UDP to the payer; cumulative, so that a lost one costs nothing."""
+    """The receiving agent's report about a flow, signed, by UDP to the payer; cumulative: a lost one costs nothing."""
 
-    session: Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{32}$")]  # drawn by the receiver at start: replay across restarts
+    # drawn by the receiver at start: replay across restarts
+    session: Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{32}$")]
     sequence: Annotated[int, msgspec.Meta(ge=1, le=2**62)]
     flow: FlowSelector  # the payer's flow
     packets: Count

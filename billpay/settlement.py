@@ -1,13 +1,14 @@
 """Settlement: when a balance becomes a real payment, who orders it, who accepts it, and what befalls who does not pay.
 
-Decides: which settlements a debtor orders (at the threshold, at the end of a period), whether a creditor accepts one, which
-transfers an interval makes, and when a neighbour is in default and when no longer.
+Decides: which settlements a debtor orders (at the threshold, at the end of a period), whether a creditor accepts
+one, which transfers an interval makes, and when a neighbour is in default and when no longer.
 Refuses to know: how orders travel and where accounts are kept (`neighbour.exchange`, `neighbour.book`).
-Source: Bill-Pay, section 2.3: settle "at the end of each month or whenever the difference between the two counters reaches a
-certain value (say $100)"; a debtor that fails to pay gets "no preferential service".
+Source: Bill-Pay, section 2.3: settle "at the end of each month or whenever the difference between the two counters
+reaches a certain value (say $100)"; a debtor that fails to pay gets "no preferential service".
 
-The debtor orders: it knows first that it owes.  An order at the threshold is for exactly the threshold, so that both sides can
-check it without talk; a balance of several thresholds is several orders.  At the end of a month (UTC) the rest is ordered.
+The debtor orders: it knows first that it owes.  An order at the threshold is for exactly the threshold, so that
+both sides can check it without talk; a balance of several thresholds is several orders.  At the end of a month
+(UTC) the rest is ordered.
 """
 
 from __future__ import annotations
@@ -148,20 +149,20 @@ def judge_settlement(
     order: Settlement,
     parties: Parties,
     *,
-    same_number: Settlement | None,
+    known: Settlement | None,
     next_number: int,
     position: LinkPosition | None,
     threshold_nanodollars: int,
 ) -> Acceptance:
     """Whether we, the creditor, accept an order.
 
-    `same_number`: the order that we accepted under the same number; `position`: ours at the end of `order.through_interval`
-    with all settlements until now, None if we hold no statements of that interval.
+    `known`: the order that we hold under the same id or number; `position`: ours at the end of
+    `order.through_interval` with all settlements until now, None if we hold no statements of that interval.
     """
     if (order.link, order.debtor, order.creditor) != (parties.link, parties.peer, parties.us):
         return Acceptance.WRONG_PARTIES
-    if same_number is not None:
-        return Acceptance.ALREADY if same_number == order else Acceptance.CONFLICT
+    if known is not None:
+        return Acceptance.ALREADY if known == order else Acceptance.CONFLICT
     if order.number != next_number:
         return Acceptance.OUT_OF_ORDER
     if position is None:
@@ -198,9 +199,10 @@ def judge_standing(
 ) -> StandingState:
     """The neighbour's standing after one more interval of our own clock.
 
-    `claim_nanodollars` is what it owes us by *our own* counters: a neighbour that stops sending statements gains nothing.
-    Below the threshold it is in good standing.  From the first interval at whose end it owes the threshold it has
-    `grace_intervals` to settle.  So the exposure is at most the threshold and what can be sent in `grace_intervals` + 1.
+    `claim_nanodollars` is what it owes us by *our own* counters: a neighbour that stops sending statements gains
+    nothing. Below the threshold it is in good standing.  From the first interval at whose end it owes the threshold
+    it has `grace_intervals` to settle.  So the exposure is at most the threshold and what can be sent in
+    `grace_intervals` + 1.
     """
     if claim_nanodollars < threshold_nanodollars:
         return StandingState()
@@ -217,13 +219,13 @@ def claim_nanodollars(own: Reading, position: LinkPosition) -> int:
     return replace(position, owed_by_peer=own.received_nanodollars).net_owed_nanodollars * -1
 
 
-# --- the transfers of a link --------------------------------------------------------------------------------------------
+# --- the transfers of a link ------------------------------------------------------------------------------------------
 
 
 def interval_transfers(
     link: str, interval: int, role: Role, *, before: tuple[Reading, Agreed], after: tuple[Reading, Agreed]
 ) -> tuple[Transfer, ...]:
-    """What one interval adds to our accounts: our own counters, split into what both agree on and what is unconfirmed."""
+    """What one interval adds to our accounts: our own counters, split into what is agreed and what is unconfirmed."""
     own_before, agreed_before = before
     own_after, agreed_after = after
     forward = agreed_after.forward_nanodollars - agreed_before.forward_nanodollars

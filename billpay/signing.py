@@ -4,9 +4,9 @@ Decides: the one byte form of a message, what is signed, and whether a signed do
 Refuses to know: where keys are kept (`neighbour.identity`), and what follows from a message.
 Source: ARCHITECTURE ("Node identity"); Ed25519, RFC 8032.  docs/spec/canonical-bytes.md has vectors.
 
-Canonical bytes are JSON in UTF-8 with every object's keys sorted, no white space, integers only, bytes as base64, enums by
-their value, and every field present.  The signature covers `kind ‖ 0x00 ‖ document`, so that a signature for one kind is worth
-nothing for another.  A verified document must encode back to the very bytes that were signed.
+Canonical bytes are JSON in UTF-8 with every object's keys sorted, no white space, integers only, bytes as base64, enums
+by their value, and every field present.  The signature covers `kind ‖ 0x00 ‖ document`, so that a signature for one
+kind is worth nothing for another.  A verified document must encode back to the very bytes that were signed.
 """
 
 from __future__ import annotations

@@ -66,5 +66,6 @@ def _only_ours(group: BaseExceptionGroup[BaseException]) -> BillpayError:
     return leaf
 
 
-json_option = click.option("--json", "as_json", is_flag=True, help="One JSON document on standard output, for
-programs.")
+json_option = click.option(
+    "--json", "as_json", is_flag=True, help="One JSON document on standard output, for programs."
+)

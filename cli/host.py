@@ -85,7 +85,8 @@ def tui(socket: Path) -> None:
 @one_line_errors
 def restore(state_directory: Path) -> None:
     """Puts the kernel back to what was there before, after an agent or gateway was killed."""
-    from dataplane.rules import RECORD_NAME, restore as restore_record
+    from dataplane.record import RECORD_NAME
+    from dataplane.rules import restore as restore_record
 
     record = state_directory / RECORD_NAME
     if not record.exists():

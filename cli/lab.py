@@ -43,8 +43,11 @@ def list_scenarios(as_json: bool) -> None:
 @click.option("--ipv6", is_flag=True, help="Over IPv6 instead of IPv4.")
 @click.option("--plain", is_flag=True, help="Plain progress lines instead of the terminal UI.")
 @click.option("--seconds", type=click.IntRange(5, 3600), help="How long the traffic runs.")
-@click.option("--pcap", type=click.Path(path_type=Path, file_okay=False), help="Write each link's packets into this
-folder.")
+@click.option(
+    "--pcap",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Write each link's packets into this folder.",
+)
 @one_line_errors
 def run(scenario: str, as_json: bool, ipv6: bool, plain: bool, seconds: int | None, pcap: Path | None) -> None:
     """Runs SCENARIO (a name from `lab list`, or a TOML file) and reports who paid whom, and what it bought."""

@@ -14,6 +14,9 @@ import msgspec
 from billpay.errors import EnvironmentFault
 from dataplane.desired import DesiredState, Family, Sysctl
 
+RECORD_NAME = "kernel-state.json"
+"""In a daemon's state directory; `hostagent restore` looks for it there."""
+
 
 class ChainUndo(msgspec.Struct, frozen=True, kw_only=True, tag="chain", forbid_unknown_fields=True):
     """Remove the jumps from `hook` to our chain, and the chain."""

@@ -27,10 +27,14 @@ class OpenGrant(_Tagged, frozen=True, kw_only=True):
 
 
 class CloseGrant(_Tagged, frozen=True, kw_only=True):
+    """Of the host behind `link`; another's grant is as good as unknown."""
+
+    link: str
     grant: str
 
 
 class AskGrant(_Tagged, frozen=True, kw_only=True):
+    link: str
     grant: str
 
 

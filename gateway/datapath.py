@@ -82,6 +82,18 @@ class GatewayCore:
         self._draining = False
         self._alarms: dict[tuple[str, str], int] = {}
         self._decoder = msgspec.json.Decoder(Command)
+        self._keep_what_was_held()
+
+    def _keep_what_was_held(self) -> None:
+        """What waited in our queues when a predecessor was killed went on unpaid: its payments stay here, counted."""
+        value = self._counters.value
+        held = 0
+        for link in self.links.values():
+            held += value(link.received) - value(link.sent) - value(link.retained) - value(link.kept)
+        index = self._counters.index("held_kept_nanodollars")
+        missing = held - value(index)
+        if missing:
+            self._counters.add(index, missing)
 
     # --- packets ----------------------------------------------------------------------------------------------------
 
@@ -306,12 +318,12 @@ class GatewayCore:
                 code = self.grants.open(command.grant, command.link, now_ns=now_ns)
                 if code is not None:
                     return Refused(code=code, message=f"grant {command.grant.grant[:8]}… was not opened: {code}")
-                return self._usage(command.grant.grant)
+                return self._usage(command.grant.grant, command.link)
             case CloseGrant():
-                usage = self.grants.close(command.grant)
+                usage = self.grants.close(command.grant, command.link)
                 return _unknown(command.grant) if usage is None else GrantAnswer(usage=usage)
             case AskGrant():
-                return self._usage(command.grant)
+                return self._usage(command.grant, command.link)
             case SetLink():
                 link = self.links[command.link]
                 link.agreed, link.in_default = command.agreed, command.in_default
@@ -320,8 +332,8 @@ class GatewayCore:
                 return Report(links=tuple(map(_report, self.links.values())), open_grants=len(self.grants))
         assert_never(command)
 
-    def _usage(self, grant: str) -> Answer:
-        usage = self.grants.usage(grant)
+    def _usage(self, grant: str, link: str) -> Answer:
+        usage = self.grants.usage(grant, link)
         return _unknown(grant) if usage is None else GrantAnswer(usage=usage)
 
     def take_events(self) -> list[bytes]:

@@ -83,17 +83,17 @@ class Grants:
         known.valid = known.gate.validity(self._unix_s) is None
         return None
 
-    def close(self, grant: str) -> GrantUsage | None:
+    def close(self, grant: str, link: str) -> GrantUsage | None:
         known = self._by_id.get(grant)
-        if known is None:
-            return None
-        usage = self.usage(grant, state=GrantState.CLOSED)
-        self._forget(known)
+        usage = self.usage(grant, link, state=GrantState.CLOSED)
+        if known is not None and usage is not None:
+            self._forget(known)
         return usage
 
-    def usage(self, grant: str, *, state: GrantState | None = None) -> GrantUsage | None:
+    def usage(self, grant: str, link: str, *, state: GrantState | None = None) -> GrantUsage | None:
+        """None: the host behind `link` has no such grant open."""
         known = self._by_id.get(grant)
-        if known is None:
+        if known is None or known.link != link:
             return None
         spent = self._counters.value(known.spent)
         if state is None:

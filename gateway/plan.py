@@ -11,7 +11,6 @@ from ipaddress import IPv4Network, IPv6Network
 
 from billpay.tolls import DEFAULT_TARGET_UTILISATION_PPM, TollSchedule
 
-
 NO_TOLL = TollSchedule()
 
 
@@ -49,6 +48,7 @@ class LinkPlan:
     limit_bytes: int = 0
     overhead_bytes: int = 14
     marking: MarkingRule = MarkingRule.NONE
+    tunnel: tuple[bytes, bytes] | None = None  # our and the neighbour's packed addresses
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -73,6 +73,8 @@ class LinkAccount(ApiValue, frozen=True, kw_only=True):
     fingerprint: str
     sent_nanodollars: int  # by our counters
     received_nanodollars: int
+    sent_packets: int = 0  # with a payment
+    received_packets: int = 0
     peer_received_nanodollars: int | None  # by the neighbour's last signed statement
     peer_sent_nanodollars: int | None
     lost_nanodollars: int  # confirmed link loss, both directions
@@ -80,6 +82,7 @@ class LinkAccount(ApiValue, frozen=True, kw_only=True):
     settled_nanodollars: int
     settlements: int
     last_interval: int
+    agrees: bool = True  # the last comparison covered everything that both have counted
 
 
 class LossLine(ApiValue, frozen=True, kw_only=True):
@@ -89,13 +92,28 @@ class LossLine(ApiValue, frozen=True, kw_only=True):
     direction: str  # "out" or "in"
     interval: int
     nanodollars: int
-    kind: str  # "loss" (we or they sent more than arrived) or "excess" (a side claims more than was sent: disputed)
+    kind: str  # billpay.links.LineKind: "loss", "found", "excess" (disputed), "withdrawn"
+
+
+class SettlementLine(ApiValue, frozen=True, kw_only=True):
+    """A part of a balance that was settled with a real payment."""
+
+    link: str
+    number: int
+    debtor: str  # "us" or "peer"
+    nanodollars: int
+    reason: str  # "threshold" or "period"
 
 
 class Accounts(ApiValue, frozen=True, kw_only=True):
     links: tuple[LinkAccount, ...]
     losses: tuple[LossLine, ...] = ()
+    settlements: tuple[SettlementLine, ...] = ()
     share_nanodollars: int  # what this host kept of payments that it received
+    refunded_nanodollars: int = 0  # what came back of our own payments
+    returned_nanodollars: int = 0  # what went back of others' payments
+    in_hand_nanodollars: int = 0  # to be returned with packets that have not left yet
+    kept_nanodollars: int = 0  # could not be returned: its flow ended, or the packet reader was killed
 
 
 class PathAlternative(ApiValue, frozen=True, kw_only=True):

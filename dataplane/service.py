@@ -1,0 +1,53 @@
+"""The life of a daemon: alone in its state directory, until it is told to stop.
+
+Decides: nothing else. Source: flock(2), signal(7).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import os
+import signal
+from collections.abc import Coroutine, Iterator
+from pathlib import Path
+
+from billpay.errors import EnvironmentFault
+
+
+@contextlib.contextmanager
+def locked(state_directory: Path) -> Iterator[None]:
+    """Makes the directory (0700) and holds its lock, which the kernel lets go of however we end.
+
+    Raises EnvironmentFault when it cannot be used, or when another daemon works there.
+    """
+    try:
+        state_directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        descriptor = os.open(state_directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise EnvironmentFault("use", str(state_directory), error.strerror, "run as root, or name another") from error
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(descriptor)
+        remedy = "stop it first, or name another directory"
+        raise EnvironmentFault("use", str(state_directory), "another daemon works there", remedy) from error
+    try:
+        yield
+    finally:
+        os.close(descriptor)
+
+
+async def until_told_to_stop(work: Coroutine[object, object, None]) -> None:
+    """Runs `work` until SIGTERM or SIGINT cancels it; a fault in it is raised here."""
+    loop = asyncio.get_running_loop()
+    task = loop.create_task(work)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, task.cancel)
+    try:
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+    finally:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(number)

@@ -1,0 +1,244 @@
+"""The gateway's TOML file as frozen values, and the plan that its packet core works by.
+
+Every key has a unit, bounds and (but for names and addresses) a default; docs/samples/gateway.toml comments each of
+them.
+"""
+
+from __future__ import annotations
+
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+
+from billpay.configuration import load_toml
+from billpay.errors import ConfigurationError
+from billpay.messages import AsNumber, Name, Text
+from billpay.tolls import TollSchedule
+from dataplane.links import read_link
+from gateway.plan import AlternativePlan, GatewayPlan, LinkPlan, MarkingRule, Peer, RoutePlan
+
+Nanodollars = Annotated[int, msgspec.Meta(ge=0, le=10**9)]
+Path_ = Annotated[str, msgspec.Meta(min_length=1, max_length=400)]
+
+
+class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Base of the file's tables."""
+
+
+class GatewaySection(Section, frozen=True, kw_only=True):
+    name: Name
+    as_number: AsNumber
+    state_directory: Path_
+    admin_socket: str = ""  # "": admin.sock in the state directory
+    preference: Annotated[str, msgspec.Meta(pattern="^(honour|ignore)$")] = "honour"
+    currency: Annotated[str, msgspec.Meta(pattern="^[A-Z]{3}$")] = "USD"
+
+
+class ControlSection(Section, frozen=True, kw_only=True):
+    listen: Annotated[tuple[str, ...], msgspec.Meta(max_length=16)] = ()  # "address:port"; "[v6]:port"
+
+
+class SettlementSection(Section, frozen=True, kw_only=True):
+    threshold_nanodollars: Annotated[int, msgspec.Meta(ge=1)] = 100 * 10**9
+    interval_s: Annotated[int, msgspec.Meta(ge=1, le=3600)] = 10
+    grace_intervals: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 6
+
+
+class TollSection(Section, frozen=True, kw_only=True):
+    fixed_nanodollars_per_packet: Nanodollars = 0
+    fixed_picodollars_per_byte: Nanodollars = 0
+    proportional_ppm: Annotated[int, msgspec.Meta(ge=0, le=1_000_000)] = 0
+    cap_nanodollars: Nanodollars | None = None
+    congestion: bool = False
+    target_utilisation_ppm: Annotated[int, msgspec.Meta(ge=100_000, le=1_000_000)] = 950_000
+
+
+class LinkSection(Section, frozen=True, kw_only=True):
+    name: Name
+    interface: Annotated[str, msgspec.Meta(min_length=1, max_length=15)]
+    peer: Annotated[str, msgspec.Meta(pattern="^(host|gateway|legacy)$")]
+    peer_name: Annotated[str, msgspec.Meta(max_length=64)] = ""
+    peer_as: Annotated[int, msgspec.Meta(ge=0, le=65535)] = 0
+    peer_certificate: str = ""  # file with the neighbour's node certificate
+    secretary_certificate: str = ""  # whose key signs the host's grants; "": the neighbour's own
+    peer_addresses: Annotated[tuple[str, ...], msgspec.Meta(max_length=8)] = ()
+    control_url: str = ""  # the neighbour's control API; "" for hosts
+    header: bool = True  # whether we take and send headers on this link
+    tunnel_local: str = ""  # both set: headers to this neighbour go through the UDP tunnel
+    tunnel_remote: str = ""
+    max_amount_nanodollars: Annotated[int, msgspec.Meta(ge=0, le=0xFFFFFF)] = 1_000_000
+    rate_bit_s: Annotated[int, msgspec.Meta(ge=0, le=10**12)] = 0
+    limit_bytes: Annotated[int, msgspec.Meta(ge=0, le=10**9)] = 0
+    overhead_bytes: Annotated[int, msgspec.Meta(ge=0, le=100)] = 14
+    marking: MarkingRule = MarkingRule.NONE
+    toll: TollSection = TollSection()
+
+
+class AlternativeSection(Section, frozen=True, kw_only=True):
+    number: Annotated[int, msgspec.Meta(ge=1, le=11)]
+    link: Name
+    via: str = ""  # next hop; "": on link
+    title: Text = ""
+    delay_ms: Annotated[int, msgspec.Meta(ge=0, le=10_000)] | None = None
+
+
+class RouteSection(Section, frozen=True, kw_only=True):
+    prefix: str
+    alternatives: Annotated[tuple[AlternativeSection, ...], msgspec.Meta(min_length=1, max_length=11)]
+
+
+class TariffSection(Section, frozen=True, kw_only=True):
+    kind: Annotated[str, msgspec.Meta(pattern=r"^(tolls|flat-fee|percentile-95|per-byte)$")] = "tolls"
+    monthly_fee_nanodollars: Annotated[int, msgspec.Meta(ge=0)] = 0
+    congestion_bytes_per_s: Annotated[int, msgspec.Meta(ge=0)] = 0
+    nanodollars_per_mbit_s: Annotated[int, msgspec.Meta(ge=0)] = 0
+    picodollars_per_byte: Annotated[int, msgspec.Meta(ge=0)] = 0
+    bundle_bytes: Annotated[int, msgspec.Meta(ge=0)] = 0
+    reset_day: Annotated[int, msgspec.Meta(ge=1, le=28)] = 1
+
+
+class Configuration(Section, frozen=True, kw_only=True):
+    gateway: GatewaySection
+    control: ControlSection = ControlSection()
+    settlement: SettlementSection = SettlementSection()
+    tariff: TariffSection = TariffSection()
+    links: Annotated[tuple[LinkSection, ...], msgspec.Meta(min_length=1, max_length=64)]
+    routes: Annotated[tuple[RouteSection, ...], msgspec.Meta(max_length=10_000)] = ()
+
+    @property
+    def state_directory(self) -> Path:
+        return Path(self.gateway.state_directory)
+
+    @property
+    def admin_socket(self) -> Path:
+        given = self.gateway.admin_socket
+        return Path(given) if given else self.state_directory / "admin.sock"
+
+
+def load(path: Path) -> Configuration:
+    """The checked file. Raises ConfigurationError, one line, with the key."""
+    configuration = load_toml(path, Configuration)
+    _check_links(path, configuration)
+    _check_routes(path, configuration)
+    _check_listen(path, configuration)
+    return configuration
+
+
+def plan_of(configuration: Configuration) -> GatewayPlan:
+    """The packet core's plan; reads the interfaces' indexes. Raises EnvironmentFault for an unknown interface."""
+    return GatewayPlan(
+        as_number=configuration.gateway.as_number,
+        links=tuple(_link_plan(link) for link in configuration.links),
+        routes=tuple(_route_plan(route) for route in configuration.routes),
+        honours_preferences=configuration.gateway.preference == "honour",
+    )
+
+
+def listen_address(text: str) -> tuple[str, int]:
+    """Host and port of "10.0.0.1:7414" or "[fd00::1]:7414"; raises ValueError."""
+    host, colon, port = text.rpartition(":")
+    if not colon:
+        raise ValueError("address and port are written 10.0.0.1:7414 or [fd00::1]:7414")
+    return str(ip_address(host.strip("[]"))), int(port)
+
+
+def _link_plan(link: LinkSection) -> LinkPlan:
+    toll = link.toll
+    return LinkPlan(
+        name=link.name,
+        interface_index=read_link(link.interface).index,
+        peer=Peer(link.peer),
+        peer_as=link.peer_as,
+        max_amount_nanodollars=link.max_amount_nanodollars,
+        toll=TollSchedule(
+            fixed_nanodollars_per_packet=toll.fixed_nanodollars_per_packet,
+            fixed_picodollars_per_byte=toll.fixed_picodollars_per_byte,
+            proportional_ppm=toll.proportional_ppm,
+            cap_nanodollars=toll.cap_nanodollars,
+        ),
+        congestion=toll.congestion,
+        target_utilisation_ppm=toll.target_utilisation_ppm,
+        rate_bit_s=link.rate_bit_s,
+        limit_bytes=link.limit_bytes,
+        overhead_bytes=link.overhead_bytes,
+        marking=link.marking,
+        tunnel=_tunnel_of(link),
+    )
+
+
+def _tunnel_of(link: LinkSection) -> tuple[bytes, bytes] | None:
+    if not link.tunnel_remote:
+        return None
+    return ip_address(link.tunnel_local).packed, ip_address(link.tunnel_remote).packed
+
+
+def _route_plan(route: RouteSection) -> RoutePlan:
+    return RoutePlan(
+        prefix=ip_network(route.prefix),
+        alternatives=tuple(AlternativePlan(number=item.number, link=item.link) for item in route.alternatives),
+    )
+
+
+def _check_links(path: Path, configuration: Configuration) -> None:
+    seen: set[str] = set()
+    for number, link in enumerate(configuration.links):
+        key = f"links[{number}]"
+        for value in (link.name, link.interface):
+            if value in seen:
+                raise ConfigurationError(path, key, f"{value!r} is used twice", "name each link and interface once")
+        seen.update({link.name, link.interface})
+        if link.peer != "legacy" and not link.peer_certificate:
+            raise ConfigurationError(
+                path, f"{key}.peer_certificate", "missing", "name the file with the neighbour's certificate"
+            )
+        if link.peer == "gateway" and not link.peer_as:
+            raise ConfigurationError(path, f"{key}.peer_as", "missing", "give the neighbour's AS number")
+        if link.toll.congestion and not link.rate_bit_s:
+            raise ConfigurationError(path, f"{key}.rate_bit_s", "is 0 where toll.congestion is on", "give the rate")
+        if bool(link.tunnel_local) != bool(link.tunnel_remote):
+            raise ConfigurationError(path, f"{key}.tunnel_local", "needs tunnel_remote too", "give both addresses")
+        for field, text in (("tunnel_local", link.tunnel_local), ("tunnel_remote", link.tunnel_remote)):
+            if text:
+                _address(path, f"{key}.{field}", text)
+        for text in link.peer_addresses:
+            _address(path, f"{key}.peer_addresses", text)
+
+
+def _check_routes(path: Path, configuration: Configuration) -> None:
+    names = {link.name for link in configuration.links}
+    for number, route in enumerate(configuration.routes):
+        key = f"routes[{number}]"
+        try:
+            ip_network(route.prefix)
+        except ValueError as error:
+            raise ConfigurationError(path, f"{key}.prefix", str(error), "write it as 10.0.0.0/8") from error
+        numbers = [item.number for item in route.alternatives]
+        if len(set(numbers)) != len(numbers):
+            raise ConfigurationError(path, f"{key}.alternatives", "a number is used twice", "number them 1, 2, …")
+        for item in route.alternatives:
+            if item.link not in names:
+                known = ", ".join(sorted(names))
+                raise ConfigurationError(
+                    path, f"{key}.alternatives.link", f"no link {item.link!r}", f"links are: {known}"
+                )
+            if item.via:
+                _address(path, f"{key}.alternatives.via", item.via)
+
+
+def _check_listen(path: Path, configuration: Configuration) -> None:
+    for text in configuration.control.listen:
+        try:
+            listen_address(text)
+        except ValueError as error:
+            raise ConfigurationError(
+                path, "control.listen", f"{text!r}: {error}", "for example 10.0.0.1:7414"
+            ) from error
+
+
+def _address(path: Path, key: str, text: str) -> IPv4Address | IPv6Address:
+    try:
+        return ip_address(text)
+    except ValueError as error:
+        raise ConfigurationError(path, key, str(error), "write one IPv4 or IPv6 address") from error

@@ -1,0 +1,350 @@
+"""The gateway's main process: starts everything in order, keeps its neighbours and books current, stops in order.
+
+Decides: the order of things.  Everything else is decided elsewhere: packets by the core in the reader process,
+agreements by `gateway.neighbours`, accounts by `neighbour.exchange`, calls by `gateway.control`.
+
+Order of the start: configuration, state directory (locked), listening sockets, kernel rules, reader.  Whatever fails
+before the rules leaves nothing behind; a stop takes things down in the opposite order.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import ssl
+import sys
+import time
+from collections.abc import AsyncIterator, Coroutine
+from ipaddress import ip_address
+from pathlib import Path
+
+import msgspec
+from aiohttp import web
+
+from billpay.errors import EnvironmentFault, RemoteProtocolError
+from billpay.links import Reading
+from billpay.messages import Agreement, AgreementRequest, Grant, PriceQuote
+from billpay.settlement import Role
+from billpay.signing import verify
+from dataplane.counters import CounterFile
+from dataplane.record import RECORD_NAME
+from dataplane.rules import restore
+from dataplane.service import locked, until_told_to_stop
+from dataplane.startup import prepare
+from dataplane.supervisor import ReaderSupervisor, ReaderUnavailable
+from gateway.admin import AdminServer, GatewayStatus
+from gateway.commands import Alarm, Answer, AskReport, Command, OpenGrant, Report, SetLink, Tick
+from gateway.configuration import Configuration, listen_address, load, plan_of
+from gateway.control import ControlApi, Published
+from gateway.grant_store import GrantStore
+from gateway.kernel_state import OWNER, desired_state
+from gateway.neighbours import Neighbour, Neighbours
+from gateway.publishing import descriptions_of, quote, tariff_of
+from gateway.routing import Routes
+from gateway.status import status_of, total
+from neighbour.book import Book
+from neighbour.calling import Caller
+from neighbour.exchange import LinkExchange, book_node_counters
+from neighbour.identity import NodeIdentity
+from neighbour.tls import PinnedPeers, server_context
+
+LOG = logging.getLogger("gateway")
+TICK_S = 1.0
+PUBLISH_S = 0.5
+REPUBLISH_S = 600
+
+
+async def run(config_path: Path) -> None:
+    """Until SIGTERM or SIGINT. Raises ConfigurationError or EnvironmentFault when it cannot start."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
+    configuration = load(config_path)
+    async with contextlib.AsyncExitStack() as stack:
+        stack.enter_context(locked(configuration.state_directory))
+        gateway = Gateway(configuration, config_path)
+        await stack.enter_async_context(gateway.running())
+        LOG.info("%s (AS %d) is up", configuration.gateway.name, configuration.gateway.as_number)
+        await until_told_to_stop(gateway.work())
+        LOG.info("stopping")
+
+
+class Gateway:
+    """All parts of one running gateway."""
+
+    def __init__(self, configuration: Configuration, config_path: Path) -> None:
+        self._configuration = configuration
+        self._config_path = config_path
+        self._plan = plan_of(configuration)
+        self._routes = Routes(self._plan.routes)
+        directory = configuration.state_directory
+        self._counters_path = directory / "counters"
+        self._identity = NodeIdentity.load_or_create(directory, name=configuration.gateway.name)
+        self._book = Book.open(directory / "book.sqlite")
+        self._grants = GrantStore(directory / "grants")
+        self._neighbours = Neighbours(
+            configuration=configuration,
+            identity=self._identity,
+            book=self._book,
+            read=self._reading,
+            on_change=self._link_changed,
+        )
+        self._neighbours.open(int(time.time()))
+        self._published = Published()
+        self._publish_serial = 0
+        self._supervisor = ReaderSupervisor(
+            [sys.executable, "-m", "gateway.reader", str(config_path.resolve())],
+            counters_path=self._counters_path,
+            owner=OWNER,
+            on_event=self._on_event,
+            snapshot=self._snapshot,
+            on_started=lambda _started: self._catch_up(),
+            on_health=lambda health, why: LOG.info("packet reader: %s %s", health.value, why),
+        )
+        self._counters: CounterFile | None = None
+        self._changes: set[asyncio.Task[None]] = set()
+
+    # --- start and stop ---------------------------------------------------------------------------------------------
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Everything is up inside; nothing of us is left after it."""
+        record = self._configuration.state_directory / RECORD_NAME
+        async with contextlib.AsyncExitStack() as stack:
+            stack.callback(self._book.close)
+            admin = AdminServer(self._configuration.admin_socket, self.status)
+            await admin.start()
+            stack.push_async_callback(admin.stop)
+            runner = await self._listen()
+            stack.push_async_callback(runner.cleanup)
+            stack.callback(restore, record)
+            prepare(desired_state(self._configuration), record_path=record, counters_path=self._counters_path)
+            stack.push_async_callback(self._supervisor.stop)
+            await self._supervisor.start()
+            self._counters = CounterFile.attach(self._counters_path)
+            stack.callback(self._counters.close)
+            yield
+
+    async def _listen(self) -> web.AppRunner:
+        peers = PinnedPeers(tuple(neighbour.certificate for neighbour in self._neighbours.by_link.values()))
+        tls = server_context(self._identity, peers)
+        api = ControlApi(
+            configuration=self._configuration,
+            identity=self._identity,
+            neighbours=self._neighbours,
+            grants=self._grants,
+            published=self._published,
+            ask=self.ask,
+            quote=self._quote,
+            clock=lambda: int(time.time()),
+        )
+        runner = web.AppRunner(api.application(), access_log=None, handle_signals=False, shutdown_timeout=1.0)
+        await runner.setup()
+        for text in self._configuration.control.listen:
+            await self._listen_at(runner, text, tls)
+        return runner
+
+    async def _listen_at(self, runner: web.AppRunner, text: str, tls: ssl.SSLContext) -> None:
+        host, port = listen_address(text)
+        try:
+            await web.TCPSite(runner, host, port, ssl_context=tls).start()
+        except OSError as error:
+            await runner.cleanup()
+            raise EnvironmentFault(
+                "listen on", text, error.strerror or error, "stop what uses it, or change control.listen"
+            ) from error
+
+    async def work(self) -> None:
+        """Runs until cancelled; a fault in any part ends it all."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._supervisor.watch())
+            group.create_task(self._tick())
+            group.create_task(self._publish())
+            group.create_task(self._keep_intervals())
+            for neighbour in self._neighbours.by_link.values():
+                if neighbour.role is Role.CALLER:
+                    group.create_task(self._caller(neighbour).run())
+
+    # --- the packet core --------------------------------------------------------------------------------------------
+
+    async def ask(self, command: Command) -> Answer:
+        """A command for the packet core. Raises ReaderUnavailable."""
+        answer: Answer = msgspec.json.decode(await self._supervisor.request(msgspec.json.encode(command)), type=Answer)
+        return answer
+
+    def _snapshot(self) -> list[bytes]:
+        """What a fresh packet core has to know: the time, the links, the open grants."""
+        commands: list[Command] = [Tick(), *self._neighbours.states()]
+        for grant, stored in self._grants.load():
+            if stored is None:
+                LOG.warning("grant %s… cannot be read any more: its payments do not count", grant[:8])
+                continue
+            neighbour = self._neighbours.by_link.get(stored.link)
+            if neighbour is None:
+                continue
+            try:
+                document = verify(stored.signed, neighbour.grant_signer.public_key, Grant)
+            except RemoteProtocolError:  # the host's secretary has another key by now
+                continue
+            if document.expires_unix_s < time.time():
+                self._grants.remove(grant)
+            else:
+                commands.append(OpenGrant(link=stored.link, grant=document))
+        return [msgspec.json.encode(command) for command in commands]
+
+    def _on_event(self, data: bytes) -> None:
+        alarm = msgspec.json.decode(data, type=Alarm)
+        LOG.warning("%s on link %s: %d packets", alarm.kind, alarm.link, alarm.count)
+
+    def _link_changed(self, state: SetLink) -> None:
+        """Tells the core soon; a core that is down learns it from the snapshot."""
+        LOG.info("link %s: headers %s%s", state.link, state.agreed, ", in default" if state.in_default else "")
+        self._start(self._tell(state))
+
+    def _start(self, work: Coroutine[object, object, None]) -> None:
+        """A short task beside the others; kept until it is done."""
+        task = asyncio.get_running_loop().create_task(work)
+        self._changes.add(task)
+        task.add_done_callback(self._changes.discard)
+
+    async def _tell(self, *states: SetLink) -> None:
+        with contextlib.suppress(ReaderUnavailable):
+            for state in states:
+                await self.ask(state)
+
+    def _catch_up(self) -> None:
+        """What has changed since a fresh reader's snapshot was taken."""
+        self._start(self._tell(*self._neighbours.states()))
+
+    async def _tick(self) -> None:
+        while True:
+            with contextlib.suppress(ReaderUnavailable):
+                await self.ask(Tick())
+            self._neighbours.on_second(int(time.time()))
+            await asyncio.sleep(TICK_S)
+
+    # --- prices -----------------------------------------------------------------------------------------------------
+
+    async def _congestion(self) -> dict[str, int]:
+        return {link.name: link.congestion_picodollars for link in (await self._report()).links}
+
+    async def _report(self) -> Report:
+        report = await self.ask(AskReport())
+        assert isinstance(report, Report)
+        return report
+
+    async def _quote(self, destination: str, size_bytes: int, amount_nanodollars: int) -> PriceQuote:
+        return quote(
+            self._plan,
+            self._routes,
+            destination,
+            ip_address(destination).packed,
+            size_bytes=size_bytes,
+            amount_nanodollars=amount_nanodollars,
+            congestion=await self._congestion(),
+        )
+
+    async def _publish(self) -> None:
+        """A new tariff when a toll has moved by a nanodollar, and from time to time."""
+        last: dict[str, int] = {}
+        published_s = 0.0
+        while True:
+            with contextlib.suppress(ReaderUnavailable):
+                congestion = {name: toll // 1000 for name, toll in (await self._congestion()).items()}
+                if congestion != last or time.monotonic() - published_s > REPUBLISH_S or not published_s:
+                    last, published_s = congestion, time.monotonic()
+                    await self._publish_now({name: toll * 1000 for name, toll in congestion.items()})
+            await asyncio.sleep(PUBLISH_S)
+
+    async def _publish_now(self, congestion: dict[str, int]) -> None:
+        now_unix_s = int(time.time())
+        self._publish_serial = max(self._publish_serial + 1, time.time_ns() // 1_000_000)
+        tariff = tariff_of(
+            self._configuration,
+            issuer=self._identity.fingerprint,
+            serial=self._publish_serial,
+            now_unix_s=now_unix_s,
+            congestion=congestion,
+        )
+        oads = descriptions_of(
+            self._configuration,
+            issuer=self._identity.fingerprint,
+            serial=self._publish_serial,
+            now_unix_s=now_unix_s,
+            congestion=congestion,
+        )
+        await self._published.publish(self._identity.sign(tariff), tuple(map(self._identity.sign, oads)))
+
+    # --- accounts ---------------------------------------------------------------------------------------------------
+
+    def _reading(self, link: str) -> Reading:
+        value = self._snapshot_of_counters()
+        return Reading(
+            sent_nanodollars=value.get(f"link/{link}/sent_nanodollars", 0),
+            received_nanodollars=value.get(f"link/{link}/received_nanodollars", 0),
+            sent_packets=value.get(f"link/{link}/sent_packets", 0),
+            received_packets=value.get(f"link/{link}/received_packets", 0),
+        )
+
+    def _snapshot_of_counters(self) -> dict[str, int]:
+        if self._counters is not None:
+            return self._counters.snapshot()
+        if not self._counters_path.exists():
+            return {}
+        counters = CounterFile.attach(self._counters_path)
+        try:
+            return counters.snapshot()
+        finally:
+            counters.close()
+
+    async def _keep_intervals(self) -> None:
+        """Our own clock: standing of every neighbour, and our own income in the books."""
+        interval_s = self._configuration.settlement.interval_s
+        while True:
+            await asyncio.sleep(interval_s)
+            now_unix_s = int(time.time())
+            for neighbour in self._neighbours.by_link.values():
+                if neighbour.exchange is not None:
+                    neighbour.exchange.close_interval(now_unix_s)
+                    self._neighbours.report(neighbour)
+            counters = self._snapshot_of_counters()
+            book_node_counters(
+                self._book,
+                retained_nanodollars=total(counters, "retained_nanodollars"),
+                kept_nanodollars=total(counters, "kept_nanodollars") + counters.get("held_kept_nanodollars", 0),
+                share_nanodollars=0,
+            )
+
+    def _caller(self, neighbour: Neighbour) -> Caller:
+        """The calls to a neighbour that we call."""
+        gateway = self._configuration.gateway
+
+        def adopt(agreement: Agreement) -> LinkExchange:
+            LOG.info("agreed with %s on link %s", neighbour.section.peer_name or neighbour.name, agreement.link)
+            return self._neighbours.adopt(neighbour, agreement, int(time.time()))
+
+        return Caller(
+            identity=self._identity,
+            peer=neighbour.certificate,
+            url=neighbour.section.control_url,
+            request=AgreementRequest(name=gateway.name, as_number=gateway.as_number, header=neighbour.section.header),
+            adopt=adopt,
+            heard=lambda: self._neighbours.heard(neighbour, int(time.time())),
+            lost=lambda why: self._neighbours.lost(neighbour, why),
+        )
+
+    # --- for the operator -------------------------------------------------------------------------------------------
+
+    async def status(self) -> GatewayStatus:
+        """Everything that is known, for the admin socket."""
+        try:
+            report = await self._report()
+        except ReaderUnavailable:
+            report = Report(links=(), open_grants=0)
+        return status_of(
+            self._configuration,
+            self._neighbours,
+            {link.name: link for link in report.links},
+            self._snapshot_of_counters(),
+            data_plane=self._supervisor.health.value,
+            open_grants=report.open_grants,
+        )

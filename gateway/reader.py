@@ -1,0 +1,30 @@
+"""`python -m gateway.reader CONFIG`: the gateway's packet loop, started by the daemon.
+
+A driver: builds the core from the configuration, gives it randomness, and leaves the rest to `dataplane.reader`.
+"""
+
+from __future__ import annotations
+
+import random
+import sys
+from pathlib import Path
+
+from dataplane.counters import CounterFile
+from dataplane.nfqueue import QueueConfig
+from dataplane.port import PacketCore
+from dataplane.reader import serve
+from gateway.configuration import load, plan_of
+from gateway.datapath import GatewayCore
+from gateway.kernel_state import QUEUE
+
+QUEUE_LENGTH = 4096
+"""Longer than all schedulers together hold, so that a full queue means a reader in trouble."""
+
+
+def build(counters: CounterFile) -> tuple[PacketCore, list[QueueConfig]]:
+    plan = plan_of(load(Path(sys.argv[1])))
+    return GatewayCore(plan, counters, random.Random().random), [QueueConfig(queue=QUEUE, length=QUEUE_LENGTH)]  # noqa: S311
+
+
+if __name__ == "__main__":
+    sys.exit(serve(build))

@@ -1,0 +1,1 @@
+"""The host daemon: wires secretary, cartographer, price reactor and data plane, and serves the local API."""

@@ -1,0 +1,417 @@
+"""The host's packet core: pays for packets that leave, counts those that arrive, returns what is left.
+
+Decides verdicts, never holds or drops a packet: whatever goes wrong, traffic goes on unpaid. Refuses to know why a
+flow pays (the agent's main process says how much) and kernels. Sources: Bill-Pay 1.1 (Figure 1), 2.1, 2.2;
+docs/spec/wire.md. Pure: time is an argument.
+
+Counting, crash-proof, for each uplink: *sent* with the verdict of a packet that carries a payment, *received* with that
+of a packet that brought one. What was received is, to the nanodollar,
+
+    received = share (ours, for each paid packet) + refunded (ours coming back) + returned (sent on) + pools in hand
+
+and a pool whose flow was forgotten, or whose reader was killed, becomes `unreturned`: kept, and counted as such.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import assert_never
+
+import msgspec
+
+from billpay.header import (
+    CannotCarry,
+    Malformed,
+    Slot,
+    base_and_slots,
+    base_word,
+    carrier_bytes_ipv4,
+    carrier_bytes_ipv6,
+    insert,
+    last_gateway_field,
+    locate,
+    mac_field,
+    read_base_word,
+    slot_word,
+)
+from billpay.mac import compute_mac_with_prefix, epoch_of, flow_prefix
+from billpay.messages import ECHO_PORT, GrantKind
+from billpay.packet import FlowKey, clamp_mss, flow_key, transport_of
+from billpay.tunnel import traffic_class
+from dataplane.port import Action, Counters, Packet, Verdict
+from hostagent.commands import (
+    Answer,
+    AskFlows,
+    Command,
+    Done,
+    DropFlow,
+    Event,
+    FlowReports,
+    FlowSeen,
+    PayFlow,
+    ProbeSeen,
+    ReceiptSeen,
+    Refused,
+    ReturnFlow,
+    SetUplink,
+    Tick,
+)
+from hostagent.flowtable import FlowRecord, FlowTable, key_of, oads_of, report_of
+from hostagent.plan import OUTPUT_QUEUE, HostPlan, UplinkPlan
+
+TCP, UDP = 6, 17
+SYN = 2
+CE = 3
+MAX_AMOUNT = 0xFF_FFFF
+MAX_EVENTS = 1024
+PROBE_BYTES = 512
+
+
+class UplinkState:
+    """One uplink at run time."""
+
+    __slots__ = ("agreed", "clamp_v4", "clamp_v6", "expected_field", "plan", "received", "received_packets", "sent",
+                 "sent_packets")  # fmt: skip
+
+    def __init__(self, plan: UplinkPlan, counters: Counters) -> None:
+        self.plan = plan
+        self.agreed = False
+        self.expected_field = last_gateway_field(plan.gateway_as)
+        self.clamp_v4 = carrier_bytes_ipv4(plan.slots) if plan.header else 0
+        self.clamp_v6 = carrier_bytes_ipv6(plan.slots) if plan.header else 0
+        self.received = counters.index(f"link/{plan.name}/received_nanodollars")
+        self.received_packets = counters.index(f"link/{plan.name}/received_packets")
+        self.sent = counters.index(f"link/{plan.name}/sent_nanodollars")
+        self.sent_packets = counters.index(f"link/{plan.name}/sent_packets")
+
+
+class HostCore:
+    """A `PacketCore` (dataplane.port)."""
+
+    def __init__(self, plan: HostPlan, counters: Counters) -> None:
+        self._plan = plan
+        self._counters = counters
+        self.uplinks = {uplink.name: UplinkState(uplink, counters) for uplink in plan.uplinks}
+        self._by_interface = {uplink.plan.interface_index: uplink for uplink in self.uplinks.values()}
+        self.flows = FlowTable()
+        self._share = counters.index("share_nanodollars")
+        self._refunded = counters.index("refunded_nanodollars")
+        self._returned = counters.index("returned_nanodollars")
+        self._unreturned = counters.index("unreturned_nanodollars")
+        reasons: tuple[Malformed | CannotCarry, ...] = (*Malformed, *CannotCarry)
+        self._reasons = {reason: counters.index(reason.value) for reason in reasons}
+        self._not_by_gateway = counters.index("unpaid_not_by_gateway")
+        self._over_grant = counters.index("unpaid_over_grant")
+        self._epoch = 0
+        self._unix_s = 0
+        self._events: list[Event] = []
+        self._decoder = msgspec.json.Decoder(Command)
+        self._keep_lost_pools()
+
+    def _keep_lost_pools(self) -> None:
+        """Pools died with the reader that held them: nobody can say any more which flow they belong to."""
+        value = self._counters.value
+        received = sum(value(uplink.received) for uplink in self.uplinks.values())
+        accounted = sum(map(value, (self._share, self._refunded, self._returned, self._unreturned)))
+        if received != accounted:
+            self._counters.add(self._unreturned, received - accounted)
+
+    # --- packets ----------------------------------------------------------------------------------------------------
+
+    def on_batch(self, batch: list[Packet], now_ns: int) -> Sequence[Action]:
+        actions: list[Action] = []
+        for packet in batch:
+            uplink = self._by_interface.get(packet.interface_index)
+            key = flow_key(packet.payload) if uplink is not None else None
+            if uplink is None or key is None:
+                payload = None
+            elif packet.queue == OUTPUT_QUEUE:
+                payload = self._on_leaving(packet.payload, key, uplink, now_ns)
+            else:
+                payload = self._on_arriving(packet.payload, key, uplink, now_ns)
+            actions.append(Verdict(packet.packet_id, packet.queue, True, packet.mark, payload))
+        return actions
+
+    # --- leaving ----------------------------------------------------------------------------------------------------
+
+    def _on_leaving(self, payload: bytes, key: FlowKey, uplink: UplinkState, now_ns: int) -> bytes | None:
+        """The packet as it should leave, None for unchanged."""
+        if key.protocol not in (TCP, UDP):
+            return None
+        record = self.flows.get(key)
+        if record is None:
+            record = self._new_record(key)
+            self._event(FlowSeen(flow=record.selector))
+        self.flows.touch(key, record, now_ns)
+        record.uplink = uplink.plan.name
+        record.out_packets += 1
+        record.out_bytes += len(payload)
+        changed = self._clamped(payload, key, uplink)
+        header, amount, returns = self._header_for(record, key) if uplink.agreed else (b"", 0, False)
+        if not header:
+            return changed
+        paid = insert(changed or payload, header, mtu=uplink.plan.mtu)
+        if isinstance(paid, CannotCarry):
+            self._counters.add(self._reasons[paid], 1)
+            return changed
+        self._count_sent(record, uplink, amount, returns)
+        return paid
+
+    def _header_for(self, record: FlowRecord, key: FlowKey) -> tuple[bytes, int, bool]:
+        """What is due back goes first; else the flow's own payment. The header, its amount, whether it is a return."""
+        if record.pool and record.return_key:
+            left = record.return_cap - self._counters.value(record.return_spent)
+            amount = min(record.pool, record.ceiling, left, MAX_AMOUNT)
+            if amount > 0:
+                return self._encode(record, key, amount, b"", record.return_key), amount, True
+        amount = record.amount
+        if not record.key or not amount:
+            return b"", 0, False
+        if self._counters.value(record.spent) + amount > record.cap:
+            self._counters.add(self._over_grant, 1)
+            return b"", 0, False
+        if record.cached_epoch != self._epoch:  # equal headers are normal: made once an epoch
+            record.cached_header = self._encode(record, key, amount, record.slots, record.key)
+            record.cached_epoch = self._epoch
+        return record.cached_header, amount, False
+
+    def _encode(self, record: FlowRecord, key: FlowKey, amount: int, slots: bytes, grant_key: bytes) -> bytes:
+        if record.prefix_epoch != self._epoch:
+            record.prefix, record.prefix_epoch = flow_prefix(key, self._epoch), self._epoch
+        words = base_word(amount, 0, len(slots) >> 2).to_bytes(4) + slots
+        return words + compute_mac_with_prefix(grant_key, record.prefix, words)
+
+    def _count_sent(self, record: FlowRecord, uplink: UplinkState, amount: int, returns: bool) -> None:
+        add = self._counters.add
+        add(uplink.sent, amount)
+        add(uplink.sent_packets, 1)
+        record.out_paid_packets += 1
+        if returns:
+            add(record.return_spent, amount)
+            add(self._returned, amount)
+            record.returned += amount
+            record.pool -= amount
+        else:
+            add(record.spent, amount)
+
+    def _clamped(self, payload: bytes, key: FlowKey, uplink: UplinkState) -> bytes | None:
+        """A SYN with its MSS lowered by what a header takes, so that paid segments fit."""
+        if key.protocol != TCP or not uplink.plan.header or not is_syn(payload):
+            return None
+        return clamp_mss(payload, uplink.clamp_v4 if payload[0] >> 4 == 4 else uplink.clamp_v6)
+
+    # --- arriving ---------------------------------------------------------------------------------------------------
+
+    def _on_arriving(self, payload: bytes, key: FlowKey, uplink: UplinkState, now_ns: int) -> bytes | None:
+        """The packet as it goes on to the programs here, None for unchanged: a header stays in (docs/adr/0008)."""
+        located = locate(payload)
+        if isinstance(located, Malformed):
+            self._counters.add(self._reasons[located], 1)
+            return None
+        if located is None:
+            if key.source in self._plan.peers:
+                self._count_arrival(payload, key, now_ns)
+            return self._clamped(payload, key, uplink)
+        base = read_base_word(payload, located)
+        amount, words = base >> 8, base_and_slots(payload, located)[4:]
+        if not uplink.agreed or mac_field(payload, located) != uplink.expected_field:
+            self._counters.add(self._not_by_gateway, 1)  # the gateway let it pass: it owes us nothing for it
+            amount = 0
+        record = self._count_arrival(payload, key, now_ns)
+        record.in_bytes -= located.length
+        if amount:
+            self._take(record, key, uplink, amount, words, base >> 4 & 15, now_ns)
+            if key.protocol == UDP and key.destination_port == ECHO_PORT != key.source_port:
+                self._see_probe(record, payload, amount, words, now_ns)
+        return self._clamped(payload, key, uplink)
+
+    def _count_arrival(self, payload: bytes, key: FlowKey, now_ns: int) -> FlowRecord:
+        record = self.flows.get(key) or self._new_record(key)
+        self.flows.touch(key, record, now_ns)
+        record.in_packets += 1
+        record.in_bytes += len(payload)
+        if traffic_class(payload) & CE == CE:
+            record.in_ce_packets += 1
+        return record
+
+    def _take(
+        self,
+        record: FlowRecord,
+        key: FlowKey,
+        uplink: UplinkState,
+        amount: int,
+        words: bytes,
+        path_length: int,
+        now_ns: int,
+    ) -> None:
+        """A payment that came: ours coming back, or to be returned less the share."""
+        add = self._counters.add
+        add(uplink.received, amount)
+        add(uplink.received_packets, 1)
+        record.in_paid_packets += 1
+        record.received += amount
+        record.observe(words, amount, path_length)
+        back_key = key.reversed()
+        back = self.flows.get(back_key) or self._new_record(back_key)
+        self.flows.touch(back_key, back, now_ns)
+        if back.pays:
+            add(self._refunded, amount)
+            back.refunded += amount
+            return
+        if record.in_paid_packets == 1:
+            self._event(ReceiptSeen(flow=record.selector))
+        share = min(back.share, amount)
+        add(self._share, share)
+        back.pool += amount - share
+
+    def _see_probe(self, record: FlowRecord, packet: bytes, amount: int, words: bytes, now_ns: int) -> None:
+        transport = transport_of(packet)
+        if transport is not None:
+            at = transport.offset + 8
+            payload = packet[at : at + PROBE_BYTES]
+            self._event(
+                ProbeSeen(
+                    flow=record.selector, payload=payload, remaining=amount, oads=oads_of(words), arrived_ns=now_ns
+                )
+            )
+
+    # --- flows ------------------------------------------------------------------------------------------------------
+
+    def _new_record(self, key: FlowKey) -> FlowRecord:
+        record, forgotten = self.flows.find_or_add(key)
+        self._forget(forgotten)
+        return record
+
+    def _forget(self, forgotten: Sequence[FlowRecord]) -> None:
+        for record in forgotten:
+            if record.pool:
+                self._counters.add(self._unreturned, record.pool)
+            for grant in (record.grant, record.return_grant):
+                if grant:
+                    self._counters.release(_spent_name(grant))
+
+    def _event(self, event: Event) -> None:
+        if len(self._events) < MAX_EVENTS:  # beyond that the next poll of the flows shows them
+            self._events.append(event)
+
+    # --- time -------------------------------------------------------------------------------------------------------
+
+    def on_timer(self, _now_ns: int) -> Sequence[Action]:
+        return ()
+
+    def next_deadline_ns(self) -> int | None:
+        return None
+
+    def on_drain(self, _now_ns: int) -> Sequence[Action]:
+        return ()
+
+    # --- commands ---------------------------------------------------------------------------------------------------
+
+    def on_message(self, data: bytes, now_ns: int, unix_s: int) -> bytes | None:
+        self._unix_s = max(unix_s, self._unix_s)
+        self._epoch = epoch_of(self._unix_s)
+        return msgspec.json.encode(self._obey(self._decoder.decode(data), now_ns))
+
+    def _obey(self, command: Command, now_ns: int) -> Answer:
+        match command:
+            case Tick():
+                self._forget(self.flows.forget_idle(now_ns))
+                return Done()
+            case SetUplink():
+                self.uplinks[command.uplink].agreed = command.agreed
+                return Done()
+            case PayFlow():
+                return self._pay(command, now_ns)
+            case ReturnFlow():
+                return self._return(command, now_ns)
+            case DropFlow():
+                return self._drop(command)
+            case AskFlows():
+                return self._reports(command.since_turn)
+        assert_never(command)
+
+    def _pay(self, command: PayFlow, now_ns: int) -> Answer:
+        if command.grant.kind is not GrantKind.SPEND:
+            return Refused(code="wrong-kind", message="a return grant pays for nothing")
+        record = self._commanded(key_of(command.flow), now_ns)
+        record.pays = True
+        record.amount = command.amount_nanodollars
+        record.slots = b"".join(slot_word(Slot(*slot)).to_bytes(4) for slot in command.slots)
+        record.cached_epoch = -1
+        record.key, record.cap = bytes.fromhex(command.grant.key), command.grant.cap_nanodollars
+        if record.grant != command.grant.grant:
+            record.grant = command.grant.grant
+            record.spent = self._counters.index(_spent_name(record.grant))
+        return Done()
+
+    def _return(self, command: ReturnFlow, now_ns: int) -> Answer:
+        if command.grant.kind is not GrantKind.RETURN:
+            return Refused(code="wrong-kind", message="payments go back under a return grant only")
+        record = self._commanded(key_of(command.flow), now_ns)
+        self._take_late_share(record, command.share_nanodollars)
+        record.ceiling = command.ceiling_nanodollars
+        record.return_key, record.return_cap = bytes.fromhex(command.grant.key), command.grant.cap_nanodollars
+        if record.return_grant != command.grant.grant:
+            record.return_grant = command.grant.grant
+            record.return_spent = self._counters.index(_spent_name(record.return_grant))
+        return Done()
+
+    def _take_late_share(self, record: FlowRecord, share: int) -> None:
+        """The share of what came before we knew it."""
+        if record.share or not share:
+            record.share = share
+            return
+        record.share = share
+        opposite = self.flows.get(key_of(record.selector).reversed())
+        due = min(share * opposite.in_paid_packets, record.pool) if opposite is not None else 0
+        self._counters.add(self._share, due)
+        record.pool -= due
+
+    def _drop(self, command: DropFlow) -> Answer:
+        record = self.flows.get(key_of(command.flow))
+        if record is not None:
+            record.amount = 0
+            record.key = record.return_key = b""
+        return Done()
+
+    def _commanded(self, key: FlowKey, now_ns: int) -> FlowRecord:
+        record = self.flows.get(key)
+        if record is None:
+            record = self._new_record(key)
+            self.flows.touch(key, record, now_ns)
+        return record
+
+    def _reports(self, since_turn: int) -> FlowReports:
+        turn = self.flows.turn
+        changed = self.flows.changed_since(since_turn)
+        self.flows.turn = turn + 1
+        value = self._counters.value
+        return FlowReports(
+            turn=turn,
+            flows=tuple(
+                report_of(record, spent=value(record.spent) if record.spent >= 0 else 0, returned=record.returned)
+                for record in changed
+            ),
+        )
+
+    def take_events(self) -> list[bytes]:
+        events = [msgspec.json.encode(event) for event in self._events]
+        self._events.clear()
+        return events
+
+
+def is_syn(payload: bytes) -> bool:
+    """A TCP segment with SYN; behind options or extension headers it is looked for the slow way."""
+    first = payload[0]
+    if first == 0x45:
+        return len(payload) >= 34 and bool(payload[33] & SYN)
+    if first >> 4 == 6 and payload[6] == TCP:
+        return len(payload) >= 54 and bool(payload[53] & SYN)
+    transport = transport_of(payload)
+    if transport is None or transport.protocol != TCP or transport.fragment:
+        return False
+    return len(payload) > transport.offset + 13 and bool(payload[transport.offset + 13] & SYN)
+
+
+def _spent_name(grant: str) -> str:
+    return f"grant/{grant}/spent_nanodollars"

@@ -1,0 +1,126 @@
+"""All flows of this host, both directions, and the decisions of one turn.
+
+Decides: which flows need something told to the packet core, out of what the price reactors and the cartographer say.
+Refuses to know: sockets, the secretary, clocks. Pure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from ipaddress import ip_address
+
+from billpay.messages import Echo, FlowSelector
+from cartographer.cartographer import Cartographer
+from cartographer.choice import PathChoice
+from cartographer.policy import PathPolicy
+from hostagent.commands import FlowReport, Oads
+from hostagent.flows import Flow
+
+FORGET_NS = 300_000_000_000
+MAX_FLOWS = 8192
+
+
+class FlowBook:
+    """`flows`: those that leave; `arriving`: reports of those that come in."""
+
+    def __init__(self, *, delay_value_nanodollars_per_ms: int) -> None:
+        self.flows: dict[FlowSelector, Flow] = {}
+        self.arriving: dict[FlowSelector, FlowReport] = {}
+        self.cartographer = Cartographer(PathPolicy(delay_value_nanodollars_per_ms=delay_value_nanodollars_per_ms))
+
+    def on_reports(self, reports: Iterable[FlowReport], now_ns: int) -> None:
+        """What the packet core counted. A record can be both: a reply flow that leaves, seen with what arrives on it."""
+        for report in reports:
+            if report.out_packets or report.pool_nanodollars:
+                flow = self.flows.get(report.flow)
+                if flow is None:
+                    if len(self.flows) >= MAX_FLOWS:
+                        continue
+                    flow = self.flows[report.flow] = Flow(report)
+                flow.on_report(report, now_ns)
+            if report.in_packets:
+                self.arriving[report.flow] = report
+
+    def forget_old(self, now_ns: int) -> None:
+        for selector, flow in list(self.flows.items()):
+            if now_ns - flow.report.last_ns > FORGET_NS and not flow.busy:
+                del self.flows[selector]
+        for selector, report in list(self.arriving.items()):
+            if now_ns - report.last_ns > FORGET_NS:
+                del self.arriving[selector]
+
+    def opposite(self, flow: Flow) -> FlowReport | None:
+        """What arrives with the reverse direction of a flow."""
+        return self.arriving.get(reverse(flow.selector))
+
+    def on_echo(self, echo: Echo, now_ns: int) -> Flow | None:
+        """What the far end says of a flow of ours; None when we know no such flow."""
+        flow = self.flows.get(echo.flow)
+        if flow is None:
+            return None
+        before = flow.far_end.echo
+        flow.far_end.on_echo(echo, amount_nanodollars=flow.amount_nanodollars, now_ns=now_ns)
+        if flow.is_probe:
+            return flow
+        known = {seen.oads: seen.packets for seen in before.observations} if before is not None else {}
+        fresh = [seen for seen in echo.observations if seen.packets > known.get(seen.oads, 0)]
+        if fresh:
+            newest = max(fresh, key=lambda seen: seen.packets - known.get(seen.oads, 0))
+            flow.path = path_text(newest.oads)
+            toll = flow.far_end.toll_nanodollars
+            self.cartographer.on_oads_seen(
+                echo.flow.destination,
+                newest.oads,
+                amount_sent=flow.amount_nanodollars,
+                remaining=flow.amount_nanodollars - toll if toll is not None else newest.lowest_amount,
+                now_ns=now_ns,
+            )
+        return flow
+
+    def decide(self, now_ns: int) -> list[Flow]:
+        """Asks reactors and cartographer; gives the flows of which the packet core does not know the latest."""
+        changed = []
+        for flow in self.flows.values():
+            if flow.is_probe:
+                continue
+            if flow.reactor is not None and flow.is_active(now_ns):
+                self._decide_one(flow, now_ns)
+            if flow.is_news():
+                changed.append(flow)
+        return changed
+
+    def _decide_one(self, flow: Flow, now_ns: int) -> None:
+        decision = flow.decide(now_ns)
+        assert decision is not None
+        destination = flow.selector.destination
+        if decision.try_other_path:
+            self.cartographer.ask_for_other_path(destination, now_ns)
+        choice: PathChoice = self.cartographer.choose(destination, now_ns)
+        flow.slots = tuple((slot.as_number, slot.alternatives, slot.choice) for slot in choice.slots)
+        flow.reason = f"{decision.reason}; {choice.reason}" if choice.reason else decision.reason
+
+
+def reverse(selector: FlowSelector) -> FlowSelector:
+    return FlowSelector(
+        source=selector.destination,
+        destination=selector.source,
+        protocol=selector.protocol,
+        source_port=selector.destination_port,
+        destination_port=selector.source_port,
+    )
+
+
+def path_text(oads: Oads) -> str:
+    """ "AS64512:1 AS64513:1": the choice of each ISP that wrote its slot."""
+    return " ".join(f"AS{as_number}:{choice}" for as_number, bitmap, choice in oads if bitmap & 0x800)
+
+
+def flow_text(selector: FlowSelector) -> str:
+    """As people write it."""
+    protocol = {6: "tcp", 17: "udp"}.get(selector.protocol, str(selector.protocol))
+    source = _endpoint(selector.source, selector.source_port)
+    return f"{protocol} {source} → {_endpoint(selector.destination, selector.destination_port)}"
+
+
+def _endpoint(address: str, port: int) -> str:
+    return f"[{address}]:{port}" if ip_address(address).version == 6 else f"{address}:{port}"

@@ -1,0 +1,221 @@
+"""What the packet core remembers of each flow. Pure, bounded: idle flows are forgotten, the oldest first when it is full.
+
+One record stands for one direction of a conversation, as this host sends it or receives it.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from ipaddress import ip_address
+
+from billpay.messages import FlowSelector
+from billpay.packet import FlowKey
+from hostagent.commands import FlowReport, Oads, Observed
+
+MAX_FLOWS = 8192
+IDLE_NS = 120_000_000_000
+MAX_OBSERVED = 8
+REPORTS_AT_ONCE = 150
+"""An answer of so many, each with its observations, fits into one message."""
+
+NO_GRANT_KEY = b""
+
+
+class FlowRecord:
+    """Counts, and how the flow pays (`amount`, `slots`, `key`) or returns (`pool`, `return_*`)."""
+
+    __slots__ = (
+        "amount",
+        "cached_epoch",
+        "cached_header",
+        "cap",
+        "ceiling",
+        "grant",
+        "in_bytes",
+        "in_ce_packets",
+        "in_packets",
+        "in_paid_packets",
+        "key",
+        "last_ns",
+        "observed",
+        "out_bytes",
+        "out_packets",
+        "out_paid_packets",
+        "pays",
+        "pool",
+        "prefix",
+        "prefix_epoch",
+        "received",
+        "refunded",
+        "return_cap",
+        "return_grant",
+        "return_key",
+        "return_spent",
+        "returned",
+        "selector",
+        "share",
+        "slots",
+        "spent",
+        "turn",
+        "uplink",
+    )
+
+    def __init__(self, selector: FlowSelector) -> None:
+        self.selector = selector
+        self.turn = 0
+        self.uplink = ""
+        self.last_ns = 0
+        self.out_packets = self.out_bytes = self.out_paid_packets = 0
+        self.in_packets = self.in_bytes = self.in_paid_packets = self.in_ce_packets = 0
+        self.received = self.refunded = self.returned = 0
+        self.observed: OrderedDict[bytes, list[int]] = OrderedDict()
+        self.pays = False  # we are its payer: what comes back on the opposite flow is ours
+        self.amount = 0
+        self.slots = b""
+        self.key = NO_GRANT_KEY
+        self.grant = ""
+        self.cap = 0
+        self.spent = -1  # counter index
+        self.pool = 0
+        self.share = 0
+        self.ceiling = 0
+        self.return_key = NO_GRANT_KEY
+        self.return_grant = ""
+        self.return_cap = 0
+        self.return_spent = -1
+        self.cached_header = b""
+        self.cached_epoch = -1
+        self.prefix = b""
+        self.prefix_epoch = -1
+
+    @property
+    def concerns_money(self) -> bool:
+        return bool(self.key or self.return_key or self.received or self.pool)
+
+    def observe(self, words: bytes, amount: int, path_length: int) -> None:
+        """Counts a paid arrival by the ISP-OADs in it."""
+        known = self.observed.get(words)
+        if known is None:
+            if len(self.observed) >= MAX_OBSERVED:
+                self.observed.popitem(last=False)
+            self.observed[words] = [1, amount, amount, path_length]
+            return
+        known[0] += 1
+        known[1] += amount
+        if amount < known[2]:
+            known[2] = amount
+        known[3] = path_length
+
+
+class FlowTable:
+    """All flows by key; the most recently used last."""
+
+    def __init__(self) -> None:
+        self._flows: OrderedDict[FlowKey, FlowRecord] = OrderedDict()
+        self.turn = 1
+
+    def __len__(self) -> int:
+        return len(self._flows)
+
+    def get(self, key: FlowKey) -> FlowRecord | None:
+        return self._flows.get(key)
+
+    def find_or_add(self, key: FlowKey) -> tuple[FlowRecord, list[FlowRecord]]:
+        """The record, and those that had to be forgotten for it."""
+        found = self._flows.get(key)
+        if found is not None:
+            return found, []
+        forgotten = []
+        while len(self._flows) >= MAX_FLOWS:
+            forgotten.append(self._flows.popitem(last=False)[1])
+        record = self._flows[key] = FlowRecord(selector_of(key))
+        return record, forgotten
+
+    def touch(self, key: FlowKey, record: FlowRecord, now_ns: int) -> None:
+        record.last_ns = now_ns
+        if record.turn != self.turn:
+            record.turn = self.turn
+            self._flows.move_to_end(key)
+
+    def forget_idle(self, now_ns: int) -> list[FlowRecord]:
+        """Those that were silent for `IDLE_NS`: they are at the front."""
+        forgotten = []
+        while self._flows:
+            key, record = next(iter(self._flows.items()))
+            if now_ns - record.last_ns < IDLE_NS:
+                break
+            del self._flows[key]
+            forgotten.append(record)
+        return forgotten
+
+    def changed_since(self, turn: int) -> list[FlowRecord]:
+        """What changed after that turn, at most `REPORTS_AT_ONCE`: those with money first, then the latest."""
+        changed: list[FlowRecord] = []
+        for record in reversed(self._flows.values()):
+            if record.turn <= turn:
+                break
+            changed.append(record)
+        if len(changed) > REPORTS_AT_ONCE:
+            changed.sort(key=lambda record: not record.concerns_money)
+        return changed[:REPORTS_AT_ONCE]
+
+
+def selector_of(key: FlowKey) -> FlowSelector:
+    return FlowSelector(
+        source=str(ip_address(key.source)),
+        destination=str(ip_address(key.destination)),
+        protocol=key.protocol,
+        source_port=key.source_port,
+        destination_port=key.destination_port,
+    )
+
+
+def key_of(selector: FlowSelector) -> FlowKey:
+    """Raises ValueError for an address that is none."""
+    return FlowKey(
+        ip_address(selector.source).packed,
+        ip_address(selector.destination).packed,
+        selector.protocol,
+        selector.source_port,
+        selector.destination_port,
+    )
+
+
+def oads_of(words: bytes) -> Oads:
+    """Slots as numbers; free ones are left out."""
+    slots = []
+    for at in range(0, len(words), 4):
+        word = int.from_bytes(words[at : at + 4])
+        if word:
+            slots.append((word >> 16, word >> 4 & 0xFFF, word & 0xF))
+    return tuple(slots)
+
+
+def report_of(record: FlowRecord, *, spent: int, returned: int) -> FlowReport:
+    return FlowReport(
+        flow=record.selector,
+        uplink=record.uplink,
+        out_packets=record.out_packets,
+        out_bytes=record.out_bytes,
+        out_paid_packets=record.out_paid_packets,
+        spent_nanodollars=spent,
+        sent_returned_nanodollars=returned,
+        in_packets=record.in_packets,
+        in_bytes=record.in_bytes,
+        in_paid_packets=record.in_paid_packets,
+        in_ce_packets=record.in_ce_packets,
+        received_nanodollars=record.received,
+        refunded_nanodollars=record.refunded,
+        pool_nanodollars=record.pool,
+        observed=tuple(
+            Observed(
+                oads=oads_of(words),
+                packets=packets,
+                received_nanodollars=received,
+                lowest_amount=lowest,
+                path_length=path_length,
+            )
+            for words, (packets, received, lowest, path_length) in record.observed.items()
+        ),
+        last_ns=record.last_ns,
+    )

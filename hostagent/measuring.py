@@ -1,0 +1,275 @@
+"""Echoes and probes on their sockets: the far end's view of our traffic, and ours of what others send us.
+
+A driver: moves datagrams between the echo port and the pure parts (`echoes`, `probing`, the cartographer), and fetches
+the gateways' signed descriptions. Whatever is forged, altered or replayed is counted and changes nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from ipaddress import ip_address
+
+from billpay.errors import EnvironmentFault, RemoteProtocolError
+from billpay.header import Slot
+from billpay.messages import ECHO_PORT, Echo, FlowSelector, OadDescription, ProbeReply
+from billpay.signing import verify
+from dataplane.supervisor import ReaderUnavailable
+from hostagent.commands import Answer, Command, FlowReport, Oads, PayFlow, ProbeSeen
+from hostagent.configuration import Configuration
+from hostagent.echoes import Disbelief, EchoPeer, EchoReader, EchoWriter
+from hostagent.flowbook import FlowBook, reverse
+from hostagent.flows import Flow
+from hostagent.probing import Probe, decode_probe, encode_probe
+from hostagent.uplinks import Uplink
+from neighbour.control import Unreachable
+from neighbour.identity import NodeIdentity, PeerCertificate
+
+LOG = logging.getLogger("hostagent")
+DATAGRAM_BYTES_MAX = 4096
+ECHO_EVERY_NS = 250_000_000
+MAX_ECHOES_A_TURN = 100
+MAX_PROBES_WAITING = 64
+MAX_ASKED = 256
+
+
+class Measuring:
+    """`tell` sends a command to the packet core. `own_addresses` are this host's, kept current by the daemon."""
+
+    def __init__(
+        self,
+        configuration: Configuration,
+        *,
+        identity: NodeIdentity,
+        flows: FlowBook,
+        session: str,
+        tell: Callable[[Command], Awaitable[Answer]],
+    ) -> None:
+        peers = [_peer_of(section.name, section.addresses, section.certificate) for section in configuration.peers]
+        self._peer_addresses = frozenset(address for peer in peers for address in peer.addresses)
+        self._may_probe = configuration.paths.probe
+        self._writer = EchoWriter(identity.key, session)
+        self._reader = EchoReader(peers)
+        self._flows = flows
+        self._tell = tell
+        self.own_addresses: frozenset[str] = frozenset()
+        self.disbelieved: Counter[Disbelief] = Counter()
+        self._echoed: dict[FlowSelector, tuple[int, int]] = {}  # when, and how many packets had arrived
+        self._probes_seen: dict[FlowSelector, list[ProbeSeen]] = {}
+        self._asked: dict[int, tuple[str, tuple[Slot, ...], int]] = {}  # probe → destination, slots, amount
+        self._probe_number = 0
+        self._sockets: dict[int, socket.socket] = {}
+        self._probe_sockets: dict[int, socket.socket] = {}
+
+    # --- sockets ----------------------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Raises EnvironmentFault when the echo port is taken."""
+        loop = asyncio.get_running_loop()
+        for version, family, wildcard in ((4, socket.AF_INET, "0.0.0.0"), (6, socket.AF_INET6, "::")):  # noqa: S104
+            self._sockets[version] = _udp_socket(family, wildcard, ECHO_PORT)
+            self._probe_sockets[version] = _udp_socket(family, wildcard, 0)
+            for sock in (self._sockets[version], self._probe_sockets[version]):
+                loop.add_reader(sock, self._receive, sock)
+
+    def stop(self) -> None:
+        loop = asyncio.get_running_loop()
+        for sock in (*self._sockets.values(), *self._probe_sockets.values()):
+            loop.remove_reader(sock)
+            sock.close()
+
+    def _receive(self, sock: socket.socket) -> None:
+        for _ in range(64):
+            try:
+                datagram, _ = sock.recvfrom(DATAGRAM_BYTES_MAX)
+            except OSError:  # nothing there any more, or an ICMP error for something that we sent
+                return
+            if decode_probe(datagram) is None:  # a probe counts by what the packet core saw in its header
+                self._on_echo(datagram)
+
+    def _send(self, sock: socket.socket, data: bytes, address: str, port: int) -> None:
+        try:
+            sock.sendto(data, (address, port))
+        except OSError as error:  # no route, a full buffer: the next one says it all again
+            LOG.debug("echo to %s: %s", address, error)
+
+    # --- echoes that come -------------------------------------------------------------------------------------------
+
+    def _on_echo(self, datagram: bytes) -> None:
+        now_ns = time.monotonic_ns()
+        echo = self._reader.read(datagram, own_addresses=self.own_addresses, unix_ms=time.time_ns() // 1_000_000)
+        if isinstance(echo, Disbelief):
+            self.disbelieved[echo] += 1
+            LOG.warning("an echo changes nothing: %s", echo.value)
+            return
+        flow = self._flows.on_echo(echo, now_ns)
+        if flow is not None:
+            self._on_probe_replies(echo, now_ns)
+
+    def _on_probe_replies(self, echo: Echo, now_ns: int) -> None:
+        for reply in echo.probes:
+            asked = self._asked.pop(reply.probe, None)
+            if asked is None:
+                continue
+            destination, slots, amount = asked
+            round_trip_ns = max(1, now_ns - reply.sent_ns - reply.held_ns)
+            self._flows.cartographer.on_probe_reply(
+                destination,
+                slots,
+                reply.oads,
+                toll_nanodollars=max(0, amount - reply.remaining),
+                round_trip_ns=round_trip_ns,
+                now_ns=now_ns,
+            )
+            for flow in self._flows.flows.values():
+                if flow.selector.destination == destination and flow.amount_nanodollars:
+                    flow.round_trip_ns = round_trip_ns
+
+    # --- echoes that go ---------------------------------------------------------------------------------------------
+
+    def on_probe(self, seen: ProbeSeen) -> None:
+        """A paid probe arrived: it is answered with the next echo of its flow, which is due at once."""
+        waiting = self._probes_seen.setdefault(seen.flow, [])
+        if len(waiting) < MAX_PROBES_WAITING:
+            waiting.append(seen)
+        self._echoed.pop(seen.flow, None)
+
+    def send_echoes(self, now_ns: int, unix_ms: int) -> None:
+        """To everybody who pays us, and to known agents about what else they send us."""
+        sent = 0
+        for selector, report in self._flows.arriving.items():
+            if sent >= MAX_ECHOES_A_TURN:
+                break
+            when_ns, packets = self._echoed.get(selector, (0, -1))
+            if packets == report.in_packets or now_ns - when_ns < ECHO_EVERY_NS:
+                continue
+            if not self._is_owed_an_echo(selector, report):
+                continue
+            self._echoed[selector] = (now_ns, report.in_packets)
+            self._send_echo(selector, report, now_ns, unix_ms)
+            sent += 1
+        if len(self._echoed) > 2 * len(self._flows.arriving) + 64:
+            self._echoed = {key: value for key, value in self._echoed.items() if key in self._flows.arriving}
+
+    def _is_owed_an_echo(self, selector: FlowSelector, report: FlowReport) -> bool:
+        if selector.protocol == 17 and ECHO_PORT in (selector.source_port, selector.destination_port):
+            return selector.destination_port == ECHO_PORT != selector.source_port  # probes, but never echoes of echoes
+        back = self._flows.flows.get(reverse(selector))
+        if back is not None and back.grant is not None:
+            return False  # it answers a flow that we pay for: its sender is told nothing new by it
+        return bool(report.received_nanodollars) or selector.source in self._peer_addresses
+
+    def _send_echo(self, selector: FlowSelector, report: FlowReport, now_ns: int, unix_ms: int) -> None:
+        back = self._flows.flows.get(reverse(selector))
+        probes = [reply for seen in self._probes_seen.pop(selector, []) if (reply := _reply_to(seen, now_ns))]
+        datagram = self._writer.write(
+            report,
+            returned_nanodollars=back.report.sent_returned_nanodollars if back is not None else 0,
+            probes=probes,
+            unix_ms=unix_ms,
+        )
+        is_probe = selector.destination_port == ECHO_PORT and selector.protocol == 17
+        port = selector.source_port if is_probe else ECHO_PORT
+        self._send(self._sockets[ip_address(selector.source).version], datagram, selector.source, port)
+
+    # --- probes -----------------------------------------------------------------------------------------------------
+
+    async def send_probes(self, now_ns: int) -> None:
+        """Asks along the alternatives of those destinations that we pay towards."""
+        if not self._may_probe:
+            return
+        targets: dict[str, Flow] = {}
+        for flow in self._flows.flows.values():
+            if flow.is_probe or not flow.amount_nanodollars or not flow.is_active(now_ns):
+                continue
+            if flow.grant is not None and flow.selector.destination in self._peer_addresses:
+                targets.setdefault(flow.selector.destination, flow)
+        for destination, flow in targets.items():
+            for slots in self._flows.cartographer.probes_due(destination, now_ns):
+                await self._send_probe(destination, flow, slots)
+
+    async def _send_probe(self, destination: str, paying: Flow, slots: tuple[Slot, ...]) -> None:
+        """The probe's own flow has to be judged and granted first: until then its datagrams go unpaid and unanswered."""
+        sock = self._probe_sockets[ip_address(destination).version]
+        selector = FlowSelector(
+            source=paying.selector.source,
+            destination=destination,
+            protocol=17,
+            source_port=sock.getsockname()[1],
+            destination_port=ECHO_PORT,
+        )
+        flow = self._flows.flows.get(selector)
+        self._probe_number += 1
+        number = self._probe_number
+        if flow is not None:
+            flow.is_probe = True
+            amount = paying.amount_nanodollars
+            if flow.grant is not None and flow.opened_at:
+                oads: Oads = tuple((slot.as_number, slot.alternatives, slot.choice) for slot in slots)
+                try:
+                    await self._tell(PayFlow(flow=selector, grant=flow.grant, amount_nanodollars=amount, slots=oads))
+                except ReaderUnavailable:
+                    return
+                flow.amount_nanodollars = amount
+                while len(self._asked) >= MAX_ASKED:
+                    self._asked.pop(next(iter(self._asked)))
+                self._asked[number] = (destination, slots, amount)
+        probe = encode_probe(Probe(number, time.monotonic_ns()))
+        self._send(sock, probe, destination, ECHO_PORT)
+
+    # --- descriptions -----------------------------------------------------------------------------------------------
+
+    async def learn_descriptions(self, uplink: Uplink) -> None:
+        """The alternatives that a gateway publishes; only what its own key signed is taken in."""
+        if not uplink.agreed:
+            return
+        try:
+            for signed in await uplink.caller.client.oads():
+                description = verify(signed, uplink.certificate.public_key, OadDescription)
+                if description.as_number != uplink.section.gateway_as:
+                    raise RemoteProtocolError("wrong-as", f"a description of AS {description.as_number}")
+                self._flows.cartographer.on_description(
+                    description, now_unix_s=int(time.time()), now_ns=time.monotonic_ns()
+                )
+        except (Unreachable, RemoteProtocolError) as error:
+            LOG.warning("alternatives of %s: %s", uplink.name, error)
+
+
+def _reply_to(seen: ProbeSeen, now_ns: int) -> ProbeReply | None:
+    probe = decode_probe(seen.payload)
+    if probe is None:
+        return None
+    return ProbeReply(
+        probe=probe.number,
+        sent_ns=probe.sent_ns,
+        held_ns=max(0, now_ns - seen.arrived_ns),
+        remaining=seen.remaining,
+        oads=seen.oads,
+    )
+
+
+def _peer_of(name: str, addresses: tuple[str, ...], certificate: str) -> EchoPeer:
+    known = PeerCertificate.read(certificate)
+    return EchoPeer(
+        name=name,
+        public_key=known.public_key,
+        fingerprint=known.fingerprint,
+        addresses=frozenset(str(ip_address(address)) for address in addresses),
+    )
+
+
+def _udp_socket(family: socket.AddressFamily, address: str, port: int) -> socket.socket:
+    sock = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+    try:
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        sock.bind((address, port))
+    except OSError as error:
+        sock.close()
+        target = f"UDP port {port} ({'IPv6' if family == socket.AF_INET6 else 'IPv4'})"
+        raise EnvironmentFault("listen on", target, error.strerror, "stop what uses it (another agent?)") from error
+    return sock

@@ -1,0 +1,1 @@
+"""Whole networks in namespaces on one machine, with the real daemons, real traffic, and independent witnesses."""

@@ -1,0 +1,346 @@
+"""One run of a scenario, from nothing to a report and back to nothing.
+
+Order: privilege, namespaces, wires, taps, daemons, steps, quiet, books and taps, report; then everything is taken down,
+whatever happened.  Decides: when the network is quiet (two readings of the books, around one of the taps, agree).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+import signal
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import IO
+
+from billpay.errors import EnvironmentFault
+from lab.books import NodeBooks
+from lab.daemons import Daemons
+from lab.findings import findings_of
+from lab.measures import (
+    Hop,
+    Tallies,
+    balances,
+    cable_label,
+    conservation_error,
+    exchange_result,
+    link_results,
+    named_losses,
+    node_results,
+    payment_links,
+    tunnel_way,
+)
+from lab.namespaces import Network, gain_privilege
+from lab.plan import Plan, make_plan
+from lab.report import LossResult, Report, SettlementResult, TransferResult, WireResult
+from lab.scenarios import find_scenario
+from lab.steps import Interrupted, Outcome, Steps, harm_of, wire_name
+from lab.taps import Orders, TapReport, Taps, Watch
+from lab.topology import NodeKind, Scenario
+from lab.wire import WireOrder, WireReport, Wires
+
+_SETTLE_INTERVALS = 6  # statement intervals that the books may take to agree
+_SETTLE_POLL_S = 0.5
+_IN_FLIGHT_S = 0.5
+
+Progress = Callable[[str], None]
+
+
+def run_scenario(
+    name_or_path: str | Path,
+    *,
+    ipv6: bool = False,
+    seconds: int | None = None,
+    pcap: Path | None = None,
+    tui: bool = False,
+    progress: Progress = print,
+    keep: bool = False,
+) -> Report:
+    """Runs it and returns what came out.
+
+    `seconds`: how long the traffic runs (the scenario's own length otherwise); `pcap`: a folder for captures of each
+    link end; `tui`: shows the terminal UI of the first paying host while it works; `keep`: keeps logs and books.
+    Raises ConfigurationError, EnvironmentFault, KeyboardInterrupt (after taking everything down).
+    """
+    scenario = find_scenario(name_or_path)
+    gain_privilege()
+    stop = threading.Event()
+    run = _Run(scenario, family=6 if ipv6 else 4, seconds=seconds, pcap=pcap, progress=progress, keep=keep, stop=stop)
+    with _ended_by_sigterm(stop):
+        if tui:
+            from lab.watching import run_with_tui  # textual is slow to import and not always wanted
+
+            return run_with_tui(run, stop)
+        return run()
+
+
+class _Run:
+    def __init__(
+        self,
+        scenario: Scenario,
+        *,
+        family: int,
+        seconds: int | None,
+        pcap: Path | None,
+        progress: Progress,
+        keep: bool,
+        stop: threading.Event,
+    ) -> None:
+        self.plan = make_plan(scenario)
+        self.scenario = scenario
+        self.progress = progress
+        self.directory = Path(tempfile.mkdtemp(prefix="hostagent-lab-"))
+        self._family = family
+        self._scale = seconds / scenario.seconds if seconds and scenario.seconds else 1.0
+        self._pcap = pcap
+        self._keep = keep
+        self._stop = stop
+        self.daemons: Daemons | None = None
+        self.ready = threading.Event()  # the daemons run: there is something to watch
+
+    def __call__(self) -> Report:
+        start_s = time.monotonic()
+        finished = False
+        try:
+            report = self._work(start_s)
+            finished = report.ok
+            return report
+        finally:
+            self.ready.set()
+            if self._keep or not finished:
+                self.progress(f"logs and books are in {self.directory}")
+            else:
+                shutil.rmtree(self.directory, ignore_errors=True)
+
+    def _work(self, start_s: float) -> Report:
+        with contextlib.ExitStack() as open_things:
+            self.progress(f"building {len(self.scenario.nodes)} namespaces and {len(self.scenario.links)} links")
+            network = open_things.enter_context(Network(self.plan))
+            wires = self._start_wires(network, open_things)
+            taps = self._start_taps(network, open_things)
+            daemons = Daemons(network, family=self._family, directory=self.directory, progress=self.progress)
+            open_things.callback(daemons.close)
+            self.daemons = daemons
+            daemons.start(self._check)
+            self.ready.set()
+            steps = open_things.enter_context(
+                Steps(
+                    network,
+                    family=self._family,
+                    faults=daemons,
+                    wires=wires,
+                    directory=self.directory,
+                    scale=self._scale,
+                    progress=self.progress,
+                    stop=self._stop,
+                )
+            )
+            outcome = steps.run()
+            books, tap_report = self._settle(daemons, taps, steps)
+            drops = _queue_drops(network)
+            wire_reports = wires.report() if wires else []
+            self.progress("taking everything down")
+        return self._report(outcome, books, tap_report, drops, wire_reports, time.monotonic() - start_s)
+
+    def _check(self) -> None:
+        if self._stop.is_set():
+            raise Interrupted
+
+    def _start_wires(self, network: Network, open_things: contextlib.ExitStack) -> Wires | None:
+        namespace = network.wire_namespace
+        if namespace is None:
+            return None
+        orders = []
+        for cable in self.plan.cables:
+            if cable.link.has_wire:
+                link = cable.link
+                harm = harm_of(delay_ms=link.delay_ms, loss_ppm=link.loss_ppm, reorder_ppm=link.reorder_ppm)
+                orders.append(
+                    WireOrder(
+                        name=wire_name(*(end.node for end in cable.ends)),
+                        interfaces=network.wire_interfaces(cable),
+                        harm=harm,
+                        seed=self.scenario.seed * 1000 + cable.number,
+                    )
+                )
+        wires = Wires(orders, lambda argv: namespace.argv(argv), self._log("wires", open_things))
+        open_things.callback(wires.close)
+        return wires
+
+    def _start_taps(self, network: Network, open_things: contextlib.ExitStack) -> Taps:
+        if self._pcap is not None:
+            try:
+                self._pcap.mkdir(parents=True, exist_ok=True)
+            except OSError as fault:
+                raise EnvironmentFault("make folder", str(self._pcap), fault.strerror, "name another") from fault
+        directory = str(self._pcap.resolve()) if self._pcap else ""
+        taps = Taps(Orders(watches=watches(network), directory=directory), self._log("taps", open_things))
+        open_things.callback(taps.close)
+        return taps
+
+    def _log(self, name: str, open_things: contextlib.ExitStack) -> IO[bytes]:
+        return open_things.enter_context((self.directory / f"{name}.log").open("wb"))
+
+    def _settle(self, daemons: Daemons, taps: Taps, steps: Steps) -> tuple[dict[str, NodeBooks], TapReport]:
+        """Waits until the neighbours' statements agree and nothing moves any more; takes books and tallies then."""
+        self.progress("traffic has stopped; waiting until the neighbours' statements agree")
+        steps.wait(_IN_FLIGHT_S)
+        deadline_s = time.monotonic() + _SETTLE_INTERVALS * self.scenario.statement_interval_s
+        while True:
+            before = daemons.books()
+            tally = taps.report()
+            books = daemons.books()
+            quiet = _counts(before) == _counts(books) and all(node.statements_agree for node in books.values())
+            if quiet or time.monotonic() > deadline_s:
+                return books, tally
+            steps.wait(_SETTLE_POLL_S)
+
+    def _report(
+        self,
+        outcome: Outcome,
+        books: dict[str, NodeBooks],
+        tap_report: TapReport,
+        drops: Mapping[Hop, int],
+        wires: list[WireReport],
+        took_s: float,
+    ) -> Report:
+        scenario = self.scenario
+        tallies = Tallies(self.plan, tap_report)
+        links = link_results(scenario, tallies, books, drops)
+        losses = named_losses(books)
+        gateways = [node.name for node in scenario.nodes if node.kind is NodeKind.ISP and node.name in books]
+        exchanges = [
+            exchange_result(name, stream, scenario.figure, tallies, counted)
+            for name, stream, counted in outcome.exchanges
+        ]
+        hosts = {node.name for node in scenario.nodes if node.kind is NodeKind.HOST}
+        paid_ports = {rule.port for node in scenario.nodes for rule in node.rules}
+        transfers = [
+            TransferResult(
+                name=goodput.name,
+                paid=port in paid_ports,
+                mbit_s=round(goodput.bit_s / 1e6, 3),
+                bytes=goodput.bytes,
+                seconds=round(goodput.seconds, 2),
+                congestion_control=control,
+                trouble=goodput.trouble,
+            )
+            for goodput, control, port in outcome.transfers
+        ]
+        settlements = {(s.debtor, s.creditor, s.number): s for node in books.values() for s in node.settlements}
+        report = Report(
+            scenario=scenario.name,
+            title=scenario.title,
+            ip=str(self._family),
+            seconds=round(took_s, 1),
+            packet=exchanges[-1].packet if exchanges else None,
+            exchanges=tuple(exchanges),
+            links=tuple(links),
+            nodes=tuple(node_results(books)),
+            balances=tuple(balances(links)),
+            conservation_error_nanodollars=conservation_error(links, losses, books, gateways) if books else None,
+            goodput_mbit_s={transfer.name: transfer.mbit_s for transfer in transfers},
+            transfers=tuple(transfers),
+            packets=sum(link.packets for link in links if link.sender in hosts),
+            crossings=sum(link.packets for link in links),
+            losses=tuple(
+                LossResult(
+                    sender=line.sender,
+                    receiver=line.receiver,
+                    interval=line.interval,
+                    nanodollars=line.nanodollars,
+                    kind=line.kind,
+                )
+                for line in losses
+            ),
+            settlements=tuple(
+                SettlementResult(
+                    debtor=line.debtor,
+                    creditor=line.creditor,
+                    number=line.number,
+                    nanodollars=line.nanodollars,
+                    reason=line.reason,
+                )
+                for line in settlements.values()
+            ),
+            wires=tuple(
+                WireResult(
+                    link=wire.name,
+                    forwarded=wire.forwarded,
+                    lost=wire.lost,
+                    reordered=wire.reordered,
+                    overflowed=wire.overflowed,
+                )
+                for wire in wires
+            ),
+            tap_drops=tallies.drops,
+            events=tuple(outcome.events),
+            findings=(),
+            directory=str(self.directory) if self._keep else "",
+        )
+        return report.with_findings(findings_of(scenario, report))
+
+
+def watches(network: Network) -> tuple[Watch, ...]:
+    """Both ends of every cable on which payments can travel, with the gateways that they should come from."""
+    plan = network.plan
+    numbers = {node.name: node.as_number for node in plan.scenario.nodes}
+    far_ends = {  # (node, neighbour) -> the gateway at the other end of a tunnel that leaves by that neighbour
+        (one, tunnel_way(plan.scenario, one, other)): other
+        for tunnel in plan.scenario.tunnels
+        for one, other in (tunnel.ends, tunnel.ends[::-1])
+    }
+    hops = payment_links(plan.scenario)
+    hops += [(node, via) for node, via in far_ends if via]
+    found = []
+    for cable in plan.cables:
+        one, other = (end.node for end in cable.ends)
+        for end in cable.ends:
+            if (end.node, end.peer) in hops:
+                found.append(
+                    Watch(
+                        label=cable_label(one, other, end.node),
+                        pid=network[end.node].pid,
+                        interface=end.interface,
+                        sender_as=numbers[end.node],
+                        peer_as=numbers[far_ends.get((end.node, end.peer), end.peer)],
+                    )
+                )
+    return tuple(found)
+
+
+def _counts(books: Mapping[str, NodeBooks]) -> list[tuple[str, int, int]]:
+    return [(name, node.sent_nanodollars, node.received_nanodollars) for name, node in sorted(books.items())]
+
+
+def _queue_drops(network: Network) -> dict[Hop, int]:
+    """Packets that the lab's own rate limit dropped, by direction."""
+    drops: dict[Hop, int] = {}
+    plan: Plan = network.plan
+    for cable in plan.cables:
+        if cable.link.rate_bit_s:
+            for end in cable.ends:
+                shown = network[end.node].run(["tc", "-s", "-j", "qdisc", "show", "dev", end.interface])
+                drops[end.node, end.peer] = sum(queue.get("drops", 0) for queue in json.loads(shown))
+    return drops
+
+
+@contextlib.contextmanager
+def _ended_by_sigterm(stop: threading.Event) -> Iterator[None]:
+    """SIGTERM ends a run as Ctrl-C does: in order."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def end(_number: int, _frame: object) -> None:
+        stop.set()
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

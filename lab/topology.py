@@ -1,0 +1,327 @@
+"""A scenario as people write it: nodes, links, routes, prices, rules and traffic steps, read from TOML into frozen
+values.
+
+Decides: which scenario files are valid. Refuses to know: addresses, interface names and commands (`lab.plan`), how
+anything is started. Everything is bounded, unknown keys are refused by name, and every complaint names the file and
+the key."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+
+from billpay.configuration import load_toml
+from billpay.errors import ConfigurationError
+
+NodeName = Annotated[
+    str, msgspec.Meta(pattern=r"^[A-Za-z][A-Za-z0-9]{0,7}$", description="fits into an interface name")
+]
+BitRate = Annotated[int, msgspec.Meta(ge=10_000, le=100_000_000_000)]
+PartsPerMillion = Annotated[int, msgspec.Meta(ge=0, le=1_000_000)]
+Amount = Annotated[int, msgspec.Meta(ge=0, le=0xFF_FFFF)]
+Port = Annotated[int, msgspec.Meta(ge=1, le=65535)]
+Seconds = Annotated[float, msgspec.Meta(gt=0, le=86_400)]
+DEFAULT_DESTINATION = "default"
+
+
+class ScenarioValue(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Base of everything in a scenario file."""
+
+
+class NodeKind(enum.Enum):
+    HOST = "host"  # runs the secretary and the agent
+    ISP = "isp"  # runs a gateway
+    LEGACY = "legacy"  # forwards, knows nothing of Bill-Pay
+    PLAIN = "plain"  # a host without an agent
+
+
+class Toll(ScenarioValue, frozen=True, kw_only=True):
+    """What an ISP keeps of each packet; `towards` is the next node, "" for all links without an entry of their own."""
+
+    towards: str = ""
+    fixed_nanodollars: Annotated[int, msgspec.Meta(ge=0, le=1_000_000)] = 0
+    fixed_picodollars_per_byte: Annotated[int, msgspec.Meta(ge=0, le=1_000_000)] = 0
+    proportional_ppm: PartsPerMillion = 0
+    congestion: bool = False  # adds the congestion toll, set by the gateway's controller
+    cap_nanodollars: Amount | None = None  # on the whole toll of one packet
+
+
+class Rule(ScenarioValue, frozen=True, kw_only=True):
+    """A rule of a host's secretary: what the traffic to a port of a node is worth."""
+
+    name: Annotated[str, msgspec.Meta(pattern=r"^[a-z][a-z0-9-]{0,31}$")]
+    to: NodeName
+    protocol: Annotated[str, msgspec.Meta(pattern=r"^(tcp|udp)$")] = "tcp"
+    port: Port
+    strategy: Annotated[str, msgspec.Meta(pattern=r"^(fixed|bulk)$")] = "fixed"
+    amount_nanodollars: Amount  # for each packet; the most of it for "bulk" (willingness to pay)
+    target_bit_s: BitRate = 1_000_000  # bulk: pays only when the goodput stays below
+    sum_nanodollars: Annotated[int, msgspec.Meta(ge=1, le=10**12)] = 100_000_000
+
+
+class Node(ScenarioValue, frozen=True, kw_only=True):
+    name: NodeName
+    kind: NodeKind
+    as_number: Annotated[int, msgspec.Meta(ge=0, le=65535)] = 0
+    share_nanodollars: Amount = 1  # host: what it keeps of each paid packet that it receives
+    tolls: tuple[Toll, ...] = ()
+    rules: tuple[Rule, ...] = ()
+    ignores_wishes: bool = False  # ISP: a user-OAD binds nobody, and this one heeds none
+
+
+class Link(ScenarioValue, frozen=True, kw_only=True):
+    """A cable. Rates hold for each direction; delay, loss and reordering are done by a wire process of the lab."""
+
+    ends: tuple[NodeName, NodeName]
+    rate_bit_s: BitRate | None = None
+    delay_ms: Annotated[float, msgspec.Meta(ge=0, le=2000)] = 0
+    loss_ppm: PartsPerMillion = 0
+    reorder_ppm: PartsPerMillion = 0
+    wire: bool = False  # a wire process even while it harms nothing, since a step will make it do so
+
+    @property
+    def has_wire(self) -> bool:
+        return self.wire or bool(self.delay_ms or self.loss_ppm or self.reorder_ppm)
+
+
+class Route(ScenarioValue, frozen=True, kw_only=True):
+    """At `node`, packets to the host `to` ("default": all) go by `via`; what is not listed goes the shortest way."""
+
+    node: NodeName
+    to: str = DEFAULT_DESTINATION
+    via: NodeName
+
+
+class Alternative(ScenarioValue, frozen=True, kw_only=True):
+    """An OAD alternative of an ISP towards a host: another next hop."""
+
+    node: NodeName
+    to: NodeName
+    number: Annotated[int, msgspec.Meta(ge=1, le=11)]
+    via: NodeName
+    title: Annotated[str, msgspec.Meta(max_length=60)] = ""
+    delay_ms: Annotated[float, msgspec.Meta(ge=0, le=10_000)] | None = None
+    toll_nanodollars: Amount | None = None
+
+
+class Tunnel(ScenarioValue, frozen=True, kw_only=True):
+    """Two ISPs that agree across legacy networks: the header travels in UDP between them."""
+
+    ends: tuple[NodeName, NodeName]
+
+
+# --- traffic ----------------------------------------------------------------------------------------------------------
+
+
+class Step(ScenarioValue, frozen=True, kw_only=True, tag_field="do"):
+    """Base of what happens one after another once the network and its daemons run."""
+
+
+class Pause(Step, frozen=True, kw_only=True, tag="pause"):
+    seconds: Seconds
+
+
+class Flood(Step, frozen=True, kw_only=True, tag="flood"):
+    """A paced UDP stream that runs on until `stop` (or the end of the steps)."""
+
+    name: str
+    source: NodeName
+    destination: NodeName
+    port: Port
+    rate_bit_s: BitRate  # of whole IP packets
+    packet_bytes: Annotated[int, msgspec.Meta(ge=60, le=1500)] = 1200
+
+
+class Stop(Step, frozen=True, kw_only=True, tag="stop"):
+    name: str
+
+
+class Exchange(Step, frozen=True, kw_only=True, tag="exchange"):
+    """Numbered UDP requests, each answered by one reply: the packets whose amounts are followed link by link."""
+
+    name: str
+    source: NodeName
+    destination: NodeName
+    port: Port
+    packets_per_s: Annotated[int, msgspec.Meta(ge=1, le=20_000)]
+    packet_bytes: Annotated[int, msgspec.Meta(ge=60, le=1400)] = 200
+    seconds: Seconds
+    background: bool = False
+
+
+class Transfer(ScenarioValue, frozen=True, kw_only=True):
+    name: str
+    source: NodeName
+    destination: NodeName
+    port: Port
+
+
+class Transfers(Step, frozen=True, kw_only=True, tag="transfers"):
+    """TCP transfers by an unmodified program (iperf3), all at once."""
+
+    seconds: Seconds
+    congestion_control: Annotated[str, msgspec.Meta(pattern=r"^(cubic|bbr|reno)$")] = "cubic"
+    flows: Annotated[tuple[Transfer, ...], msgspec.Meta(min_length=1, max_length=16)]
+
+
+class Fetch(Step, frozen=True, kw_only=True, tag="fetch"):
+    """One HTTP download by curl: `source` is the client, `destination` the server."""
+
+    name: str
+    source: NodeName
+    destination: NodeName
+    port: Port
+    megabytes: Annotated[float, msgspec.Meta(gt=0, le=1000)]
+
+
+class Impair(Step, frozen=True, kw_only=True, tag="impair"):
+    """Changes what a link's wire process does from now on."""
+
+    link: tuple[NodeName, NodeName]
+    delay_ms: Annotated[float, msgspec.Meta(ge=0, le=2000)] = 0
+    loss_ppm: PartsPerMillion = 0
+    reorder_ppm: PartsPerMillion = 0
+
+
+class Kill(Step, frozen=True, kw_only=True, tag="kill"):
+    """SIGKILL (or SIGSTOP) to a node's daemon."""
+
+    node: NodeName
+    signal: Annotated[str, msgspec.Meta(pattern=r"^(KILL|STOP)$")] = "KILL"
+
+
+class Restart(Step, frozen=True, kw_only=True, tag="restart"):
+    node: NodeName
+
+
+AnyStep = Pause | Flood | Stop | Exchange | Transfers | Fetch | Impair | Kill | Restart
+
+
+# --- what a run has to show ------------------------------------------------------------------------------------------
+
+
+class Expectation(ScenarioValue, frozen=True, kw_only=True, tag_field="that"):
+    """Base of what a run checks; one that does not hold makes the command fail."""
+
+
+class Amounts(Expectation, frozen=True, kw_only=True, tag="amounts"):
+    """The most frequent amounts of an exchange on the figure's links."""
+
+    exchange: str
+    are: tuple[Amount, ...]
+
+
+class Faster(Expectation, frozen=True, kw_only=True, tag="faster"):
+    """One transfer got at least so many times another one's goodput."""
+
+    transfer: str
+    than: str
+    times: Annotated[float, msgspec.Meta(gt=1, le=1000)]
+
+
+class Alike(Expectation, frozen=True, kw_only=True, tag="alike"):
+    """Two transfers' goodput differs by less than this (of the greater one)."""
+
+    transfers: tuple[str, str]
+    within_percent: Annotated[float, msgspec.Meta(gt=0, le=100)]
+
+
+AnyExpectation = Amounts | Faster | Alike
+
+
+class Scenario(ScenarioValue, frozen=True, kw_only=True):
+    name: Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9][a-z0-9-]{0,31}$")]
+    title: Annotated[str, msgspec.Meta(max_length=120)]
+    seed: Annotated[int, msgspec.Meta(ge=0, le=2**32)] = 1
+    statement_interval_s: Annotated[int, msgspec.Meta(ge=1, le=60)] = 2
+    settlement_threshold_nanodollars: Annotated[int, msgspec.Meta(ge=1, le=10**15)] = 20_000
+    figure: tuple[NodeName, ...] = ()  # the nodes that a followed request and its reply pass, in order: "AXYBZXA"
+    nodes: Annotated[tuple[Node, ...], msgspec.Meta(min_length=2, max_length=32)]
+    links: Annotated[tuple[Link, ...], msgspec.Meta(min_length=1, max_length=99)]
+    routes: tuple[Route, ...] = ()
+    alternatives: tuple[Alternative, ...] = ()
+    tunnels: tuple[Tunnel, ...] = ()
+    steps: tuple[AnyStep, ...] = ()
+    expect: tuple[AnyExpectation, ...] = ()
+
+    def node(self, name: str) -> Node:
+        return next(node for node in self.nodes if node.name == name)
+
+    def neighbours(self, name: str) -> list[str]:
+        """The nodes at the other ends of `name`'s cables, in file order."""
+        return [link.ends[1 - link.ends.index(name)] for link in self.links if name in link.ends]
+
+    def hosts(self) -> list[Node]:
+        """The nodes with a stable host address."""
+        return [node for node in self.nodes if node.kind in (NodeKind.HOST, NodeKind.PLAIN)]
+
+    @property
+    def seconds(self) -> float:
+        """How long the steps take, without starting up and settling."""
+        return sum(getattr(step, "seconds", 0.0) for step in self.steps if not getattr(step, "background", False))
+
+
+def load(path: Path) -> Scenario:
+    """The scenario in a TOML file.  Raises ConfigurationError naming the file, the key and what to do."""
+    scenario = load_toml(path, Scenario)
+    for key, problem in _contradictions(scenario):
+        raise ConfigurationError(path, key, problem, "names must be those of nodes and links in this file")
+    return scenario
+
+
+def _contradictions(scenario: Scenario) -> Iterator[tuple[str, str]]:
+    """What the types cannot say: names that do not exist, cables that are missing, roles that do not fit."""
+    names = [node.name for node in scenario.nodes]
+    if len(set(names)) != len(names):
+        yield "nodes", "a name is used twice"
+        return
+    for key, name in _mentions(scenario):
+        if name not in names:
+            yield key, f"there is no node {name!r}"
+            return
+    cables = [frozenset(link.ends) for link in scenario.links]
+    if len(set(cables)) != len(cables) or any(len(cable) == 1 for cable in cables):
+        yield "links", "two nodes are joined twice, or a node to itself"
+    for node in scenario.nodes:
+        if (node.kind is NodeKind.ISP) != bool(node.as_number):
+            yield f"nodes.{node.name}.as_number", "an ISP has an AS number, the others have none"
+        for toll in node.tolls:
+            if toll.towards and frozenset((node.name, toll.towards)) not in cables:
+                yield f"nodes.{node.name}.tolls", f"{node.name} has no link to {toll.towards}"
+    hops = [("routes", route.node, route.via) for route in scenario.routes]
+    hops += [("alternatives", alternative.node, alternative.via) for alternative in scenario.alternatives]
+    hops += [("figure", *pair) for pair in pairwise(scenario.figure)]
+    hops += [("steps", *step.link) for step in scenario.steps if isinstance(step, Impair)]
+    for key, node_name, via in hops:
+        if frozenset((node_name, via)) not in cables:
+            yield key, f"{node_name} has no link to {via}"
+    wires = {frozenset(link.ends) for link in scenario.links if link.has_wire}
+    for step in scenario.steps:
+        if isinstance(step, Impair) and frozenset(step.link) not in wires:
+            yield "steps", f"the link {'–'.join(step.link)} has no wire process: give it `wire = true`"
+
+
+def _mentions(scenario: Scenario) -> Iterator[tuple[str, str]]:
+    for link in scenario.links:
+        yield from (("links", name) for name in link.ends)
+    for node in scenario.nodes:
+        yield from ((f"nodes.{node.name}.rules", rule.to) for rule in node.rules)
+    for route in scenario.routes:
+        yield from (("routes", name) for name in (route.node, route.via))
+        if route.to != DEFAULT_DESTINATION:
+            yield "routes", route.to
+    for alternative in scenario.alternatives:
+        yield from (("alternatives", name) for name in (alternative.node, alternative.to, alternative.via))
+    for tunnel in scenario.tunnels:
+        yield from (("tunnels", name) for name in tunnel.ends)
+    yield from (("figure", name) for name in scenario.figure)
+    for step in scenario.steps:
+        for flow in step.flows if isinstance(step, Transfers) else (step,):
+            for field in ("source", "destination", "node"):
+                if hasattr(flow, field):
+                    yield "steps", getattr(flow, field)

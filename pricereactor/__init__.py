@@ -1,0 +1,1 @@
+"""Dynamic price handlers: how much to pay as tolls and goodput change."""

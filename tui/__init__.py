@@ -1,0 +1,1 @@
+"""Textual screens over the local API's client."""
