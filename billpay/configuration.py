@@ -43,6 +43,8 @@ def decode_toml(text: str, expected: type[StructT], *, file: Path | str) -> Stru
         raise ConfigurationError(
             file, "", f"not TOML: {error}", "strings need quotes, tables are written [name]"
         ) from error
+    except RecursionError as error:
+        raise ConfigurationError(file, "", "brackets are nested too deeply", "is this the right file?") from error
     try:
         return msgspec.convert(table, type=expected, strict=True)
     except msgspec.ValidationError as error:

@@ -288,12 +288,17 @@ class PriceQuote(Message, frozen=True, kw_only=True):
 
 # --- what the far end saw ---------------------------------------------------------------------------------------------
 
+IspOad = tuple[
+    Annotated[int, msgspec.Meta(ge=0, le=0xFFFF, description="AS number")],
+    Annotated[int, msgspec.Meta(ge=0, le=0xFFF, description="alternatives, bitmap")],
+    Annotated[int, msgspec.Meta(ge=0, le=0xF, description="choice")],
+]
+
 
 class OadObservation(Message, frozen=True, kw_only=True):
     """What arrived over one combination of ISP-OADs."""
 
-    # (AS, alternatives, choice), path order
-    oads: Annotated[tuple[tuple[int, int, int], ...], msgspec.Meta(max_length=7)]
+    oads: Annotated[tuple[IspOad, ...], msgspec.Meta(max_length=7)]  # in path order
     packets: Count
     received_nanodollars: Sum  # remaining amounts, summed
     lowest_amount: Amount
@@ -305,7 +310,7 @@ class ProbeReply(Message, frozen=True, kw_only=True):
     sent_ns: Nanoseconds  # the sender's own monotonic time, returned as it came
     held_ns: Nanoseconds  # between arrival and this echo
     remaining: Amount
-    oads: Annotated[tuple[tuple[int, int, int], ...], msgspec.Meta(max_length=7)]
+    oads: Annotated[tuple[IspOad, ...], msgspec.Meta(max_length=7)]
 
 
 class Echo(Message, frozen=True, kw_only=True):

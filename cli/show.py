@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from billpay.money import show_nanodollars
+from gateway.admin import GatewayStatus
 from hostagent import api
 
 
@@ -70,6 +71,47 @@ def show_accounts(accounts: api.Accounts, *, as_json: bool) -> None:
         direction = {"out": "to", "in": "from"}.get(loss.direction, loss.direction)
         amount = show_nanodollars(loss.nanodollars)
         click.echo(f"{loss.kind}: {amount} {direction} {loss.link} in interval {loss.interval}")
+
+
+def show_gateway(status: GatewayStatus, *, as_json: bool) -> None:
+    if as_json:
+        _json(status)
+        return
+    click.echo(f"{status.name} (AS {status.as_number}): packets {status.data_plane}, {status.open_grants} open grants")
+    heads = (
+        "link",
+        "state",
+        "received",
+        "sent",
+        "earned",
+        "kept",
+        "toll now",
+        "backlog",
+        "we owe",
+        "they owe",
+        "books",
+    )
+    table = Table(*heads, box=None)
+    for link in status.links:
+        table.add_row(
+            link.name,
+            link.state,
+            show_nanodollars(link.received_nanodollars),
+            show_nanodollars(link.sent_nanodollars),
+            show_nanodollars(link.retained_nanodollars),
+            show_nanodollars(link.kept_nanodollars),
+            show_nanodollars(link.congestion_picodollars // 1000),
+            f"{link.backlog_bytes:,} B",
+            show_nanodollars(link.owed_by_us_nanodollars - link.settled_by_us_nanodollars),
+            show_nanodollars(link.owed_by_peer_nanodollars - link.settled_by_peer_nanodollars),
+            "agree" if link.agrees else "open",
+        )
+    Console().print(table)
+    for link in status.links:
+        for loss in link.losses:
+            direction = "to" if loss.direction == "out" else "from"
+            amount = show_nanodollars(loss.nanodollars)
+            click.echo(f"{loss.kind}: {amount} {direction} {link.name} in interval {loss.interval}")
 
 
 def _json(value: object) -> None:

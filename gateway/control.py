@@ -76,6 +76,13 @@ class Published:
             self.tariff, self.oads = tariff, oads
             self.bell.notify_all()
 
+    async def next_after(self, known: Signed | None) -> Signed:
+        """The newest tariff, as soon as it is another one than `known`."""
+        async with self.bell:
+            while self.tariff is None or self.tariff == known:
+                await self.bell.wait()
+            return self.tariff
+
 
 class ControlApi:
     """The handlers; `application()` is what a server runs."""
@@ -200,9 +207,7 @@ class ControlApi:
             await response.prepare(request)
             sent: Signed | None = None
             while True:
-                async with self._published.bell:
-                    await self._published.bell.wait_for(lambda: self._published.tariff not in (None, sent))
-                    sent = self._published.tariff
+                sent = await self._published.next_after(sent)
                 await response.write(msgspec.json.encode(sent) + b"\n")
         finally:
             self._streams -= 1

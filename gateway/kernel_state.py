@@ -1,4 +1,5 @@
-"""What a gateway wants in the kernel: its links' packets in the queue, and a routing table for each further alternative.
+"""What a gateway wants in the kernel: its links' packets in the queue, and a routing table for each further
+alternative.
 
 Decides: which rules, tables and marks the configuration means; `dataplane.rules` brings them about and takes them away.
 Packets to the gateway itself stay out of the queue, but on a link with a tunnel, whose datagrams come to our address.

@@ -71,7 +71,7 @@ class Grants:
         if known is not None:
             if known.link != link:
                 return "foreign-grant"
-            refusal = known.gate.replace(grant)
+            refusal = known.gate.replace(grant, now_ns=now_ns)
             if refusal is not None:
                 return refusal.value
         elif len(self._by_id) >= MAX_GRANTS:

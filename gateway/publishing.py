@@ -1,7 +1,8 @@
 """What a gateway publishes: tariff, alternatives, and the price of the moment.
 
 Decides the documents; refuses to know who asks.  Pure: the serial and the time are arguments.
-Source: Bill-Pay 2.1 (published tolls), 2.2 (OADs with locally defined meaning); M3I (three time scales of price change).
+Source: Bill-Pay 2.1 (published tolls), 2.2 (OADs with locally defined meaning); M3I (three time scales of price
+change).
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ exists, else the first alternative that is not undesirable, else the first of al
 from __future__ import annotations
 
 from dataclasses import dataclass
-from ipaddress import ip_address
+from operator import itemgetter
 
 from billpay.header import ISP_WRITTEN, Slot
 from gateway.plan import RoutePlan
@@ -52,12 +52,21 @@ class Routes:
     """Longest prefix match with a bounded cache of destinations (packed addresses)."""
 
     def __init__(self, plans: tuple[RoutePlan, ...]) -> None:
-        by_length = sorted(plans, key=lambda plan: plan.prefix.prefixlen, reverse=True)
-        self._plans = [(plan.prefix, _route_of(plan)) for plan in by_length]
+        by_length: dict[tuple[int, int], dict[int, Route]] = {}
+        for plan in plans:
+            network = plan.prefix.network_address
+            shift = plan.prefix.max_prefixlen - plan.prefix.prefixlen
+            table = by_length.setdefault((len(network.packed), shift), {})
+            table.setdefault(int(network) >> shift, _route_of(plan))
+        # Address size in bytes, how many bits are not the prefix's, the prefixes of that length; longest first.
+        self._tables = [(size, shift, table) for (size, shift), table in sorted(by_length.items(), key=itemgetter(0))]
         self._cache: dict[bytes, Route | None] = {}
 
     def find(self, destination: bytes) -> Route | None:
-        """The route to a packed IPv4 or IPv6 address; None: not ours to decide, the kernel's routing does."""
+        """The route to a packed IPv4 or IPv6 address; None: not ours to decide, the kernel's routing does.
+
+        Bytes of any other length have no route.
+        """
         try:
             return self._cache[destination]
         except KeyError:
@@ -67,10 +76,12 @@ class Routes:
             return found
 
     def _search(self, destination: bytes) -> Route | None:
-        address = ip_address(destination)
-        for prefix, route in self._plans:
-            if address.version == prefix.version and address in prefix:
-                return route
+        number, size = int.from_bytes(destination, "big"), len(destination)
+        for address_bytes, shift, table in self._tables:
+            if address_bytes == size:
+                route = table.get(number >> shift)
+                if route is not None:
+                    return route
         return None
 
 

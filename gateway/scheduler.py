@@ -33,6 +33,7 @@ class SchedulerSettings:
 
     rate_bit_s: int
     limit_bytes: int
+    limit_packets: int = 1024  # what we hold fills the kernel's queue too
     overhead_bytes: int = 14
     burst_ns: int = 2_000_000
     lowest_share_ppm: int = 50_000
@@ -40,6 +41,7 @@ class SchedulerSettings:
     def __post_init__(self) -> None:
         assert self.rate_bit_s > 0
         assert self.limit_bytes >= 2 * QUANTUM_BYTES
+        assert self.limit_packets > 0
         assert 0 <= self.lowest_share_ppm < PPM
 
 
@@ -95,7 +97,8 @@ class Scheduler(Generic[T]):
         self.backlog_bytes += waiting.size_bytes
         self.backlog_packets += 1
         dropped: list[Waiting[T]] = []
-        while self.backlog_bytes > self._settings.limit_bytes:
+        limits = self._settings
+        while self.backlog_bytes > limits.limit_bytes or self.backlog_packets > limits.limit_packets:
             victim = self._drop_one(at_most_class=waiting.service_class)
             if victim is None:  # only control traffic waits: it stays, whatever the limit
                 break

@@ -1,8 +1,8 @@
 """Local API: what the daemon tells people and programs on its own machine.
 
-Values only, shared by the daemon's server, the typed client, the terminal UI and the command line.  JSON over HTTP on a unix
-socket.  GET /v1/status, /v1/flows, /v1/accounts, /v1/paths answer with the structs below, GET /v1/snapshot with all of them,
-GET /v1/events with JSON lines, one `Snapshot` each time something changed (at most 4 a second).
+Values only, shared by the daemon's server, the typed client, the terminal UI and the command line.  JSON over HTTP on a
+unix socket.  GET /v1/status, /v1/flows, /v1/accounts, /v1/paths answer with the structs below, GET /v1/snapshot with
+all of them, GET /v1/events with JSON lines, one `Snapshot` each time something changed (at most 4 a second).
 """
 
 from __future__ import annotations

@@ -164,8 +164,8 @@ class Agent:
         """What a fresh packet core has to know."""
         self._since_turn = 0
         commands: list[Command] = [Tick()]
-        for uplink in self._uplinks.by_name.values():
-            commands.append(SetUplink(uplink=uplink.name, agreed=uplink.agreed))
+        uplinks = self._uplinks.by_name.values()
+        commands += [SetUplink(uplink=uplink.name, agreed=uplink.agreed) for uplink in uplinks]
         for flow in self._flows.flows.values():
             commands += _commands_for(flow)
         return [msgspec.json.encode(command) for command in commands]

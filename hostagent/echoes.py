@@ -1,7 +1,8 @@
 """Echoes: what the receiving agent tells the paying one, and what the payer believes.
 
 Decides: what an echo says, and whether one that came is to be believed. Refuses to know sockets and clocks.  Pure.
-Source: Bill-Pay 2.2 (the receiver "echoes back an appropriate summary"), 2.4 (signed, so that nobody between can forge).
+Source: Bill-Pay 2.2 (the receiver "echoes back an appropriate summary"), 2.4 (signed, so that nobody between can
+forge).
 
 An echo is believed if the agent of its flow's destination signed it, if it is about a flow of ours, and if it is newer
 than every one before from that agent.  Sequence numbers start at the time of day in milliseconds, so they grow over

@@ -29,7 +29,9 @@ class FlowBook:
         self.cartographer = Cartographer(PathPolicy(delay_value_nanodollars_per_ms=delay_value_nanodollars_per_ms))
 
     def on_reports(self, reports: Iterable[FlowReport], now_ns: int) -> None:
-        """What the packet core counted. A record can be both: a reply flow that leaves, seen with what arrives on it."""
+        """What the packet core counted. A record can be both: a reply flow that leaves, seen with what arrives on
+        it.
+        """
         for report in reports:
             if report.out_packets or report.pool_nanodollars:
                 flow = self.flows.get(report.flow)

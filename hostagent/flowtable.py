@@ -1,4 +1,5 @@
-"""What the packet core remembers of each flow. Pure, bounded: idle flows are forgotten, the oldest first when it is full.
+"""What the packet core remembers of each flow. Pure, bounded: idle flows are forgotten, the oldest first when it is
+full.
 
 One record stands for one direction of a conversation, as this host sends it or receives it.
 """

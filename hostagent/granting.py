@@ -60,8 +60,12 @@ class Granting:
         return works
 
     def _due_for(self, flow: Flow, book: FlowBook, *, now_ns: int, unix_s: int) -> Work | None:
+        if is_own_control(flow):
+            flow.reason = "our own control traffic: served first, never paid for"
+            return None
         uplink = self._uplinks.by_name.get(flow.report.uplink)
-        if uplink is None or not uplink.agreed or is_own_control(flow):
+        if uplink is None or not uplink.agreed:
+            flow.reason = "no agreement with a gateway on its way"
             return None
         opposite = book.opposite(flow)
         received = opposite.received_nanodollars if opposite is not None else 0

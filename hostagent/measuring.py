@@ -193,7 +193,9 @@ class Measuring:
                 await self._send_probe(destination, flow, slots)
 
     async def _send_probe(self, destination: str, paying: Flow, slots: tuple[Slot, ...]) -> None:
-        """The probe's own flow has to be judged and granted first: until then its datagrams go unpaid and unanswered."""
+        """The probe's own flow has to be judged and granted first: until then its datagrams go unpaid and
+        unanswered.
+        """
         sock = self._probe_sockets[ip_address(destination).version]
         selector = FlowSelector(
             source=paying.selector.source,

@@ -10,7 +10,9 @@ INPUT_QUEUE = 7417
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UplinkPlan:
-    """A link to a gateway. `slots`: room for ISP-OADs in every paid packet; the MSS is lowered by that header's size."""
+    """A link to a gateway. `slots`: room for ISP-OADs in every paid packet; the MSS is lowered by that header's
+    size.
+    """
 
     name: str
     interface_index: int

@@ -36,6 +36,7 @@ def snapshot_of(
         data_plane=data_plane,
         uplinks=uplinks,
         granting=granting,
+        open_spent=sum(flow.report.spent_nanodollars for flow in flows.flows.values() if flow.grant is not None),
     )
     shown = sorted(flows.flows.values(), key=lambda flow: (not flow.amount_nanodollars, -flow.rate_bit_s(now_ns)))
     return api.Snapshot(
@@ -56,6 +57,7 @@ def _status(
     data_plane: Health,
     uplinks: Uplinks,
     granting: Granting,
+    open_spent: int,
 ) -> api.Status:
     warnings = []
     if data_plane is not Health.RUNNING:
@@ -79,7 +81,7 @@ def _status(
         started_unix_s=started_unix_s,
         warnings=tuple(warnings),
         secretary=granting.secretary_state,
-        spent_today_nanodollars=budget.spent_today_nanodollars if budget is not None else 0,
+        spent_today_nanodollars=(budget.spent_today_nanodollars if budget is not None else 0) + open_spent,
         budget_today_nanodollars=budget.day_nanodollars if budget is not None else 0,
     )
 

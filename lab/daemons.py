@@ -121,7 +121,9 @@ class Daemons:
         return self._directory / node / "gateway" / "admin.sock"
 
     def close(self) -> None:
-        """SIGTERM to all, then a little patience, then SIGKILL; agents before gateways, so that they can close grants."""
+        """SIGTERM to all, then a little patience, then SIGKILL; agents before gateways, so that they can close
+        grants.
+        """
         for roles in (("agent",), ("secretary", "gateway")):
             chosen = [d for d in self._daemons.values() if d.role in roles and d.process is not None]
             for daemon in chosen:

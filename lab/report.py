@@ -11,7 +11,6 @@ from rich.table import Table
 
 from billpay.money import show_nanodollars
 
-
 _PLAIN_WIDTH = 120
 
 

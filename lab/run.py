@@ -116,6 +116,11 @@ class _Run:
             else:
                 shutil.rmtree(self.directory, ignore_errors=True)
 
+    def socket(self) -> Path | None:
+        """The local API of the first host's agent, for the terminal UI."""
+        hosts = [node.name for node in self.scenario.nodes if node.kind is NodeKind.HOST]
+        return self.daemons.socket_of(hosts[0]) if self.daemons is not None and hosts else None
+
     def _work(self, start_s: float) -> Report:
         with contextlib.ExitStack() as open_things:
             self.progress(f"building {len(self.scenario.nodes)} namespaces and {len(self.scenario.links)} links")

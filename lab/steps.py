@@ -273,7 +273,9 @@ class Steps:
             self.outcome.transfers.append((goodput, step.congestion_control, flow.port))
 
     def _fetch(self, step: Fetch) -> None:
-        self._progress(f"“{step.name}”: {step.source} downloads {step.megabytes:g} MB from {step.destination} with curl")
+        self._progress(
+            f"“{step.name}”: {step.source} downloads {step.megabytes:g} MB from {step.destination} with curl"
+        )
         host = self._plan.address(step.destination, self._family)
         goodput = fetch(self._network[step.source], name=step.name, host=host, port=step.port, at_most_s=_FETCH_S)
         self._progress(f"  “{step.name}”: {goodput.bit_s / 1e6:.2f} Mbit/s")

@@ -125,13 +125,10 @@ class ControlClient:
             async with self._open().get(url, timeout=timeout, allow_redirects=False) as response:
                 if response.status != 200:
                     raise _refusal(response.status, await _bounded(response))
-                async for line in response.content:
-                    if line.strip():
-                        yield _decode(line, Signed)
+                async for line in _lines(response):
+                    yield _decode(line, Signed)
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise _unreachable(url, error) from error
-        except ValueError as error:  # what aiohttp makes of a line without end
-            raise RemoteProtocolError("too-large", f"a line of more than {LINE_BYTES_MAX} bytes") from error
 
     # --- accounts ---------------------------------------------------------------------------------------------------
 
@@ -180,7 +177,6 @@ class ControlClient:
             self._session = aiohttp.ClientSession(
                 connector=aiohttp.TCPConnector(ssl=self._context, limit=8),
                 timeout=aiohttp.ClientTimeout(total=TOTAL_S, sock_connect=CONNECT_S),
-                read_bufsize=LINE_BYTES_MAX // 2,  # aiohttp refuses a line of twice this
                 cookie_jar=aiohttp.DummyCookieJar(),
             )
         return self._session
@@ -194,6 +190,19 @@ async def _bounded(response: aiohttp.ClientResponse) -> bytes:
             raise RemoteProtocolError("too-large", f"an answer of more than {ANSWER_BYTES_MAX} bytes")
         parts.append(part)
     return b"".join(parts)
+
+
+async def _lines(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
+    """Those that are not empty, the last with or without its end."""
+    rest = b""
+    async for part in response.content.iter_any():
+        *lines, rest = (rest + part).split(b"\n")
+        for line in filter(bytes.strip, lines):
+            yield line
+        if len(rest) > LINE_BYTES_MAX:
+            raise RemoteProtocolError("too-large", f"a line of more than {LINE_BYTES_MAX} bytes")
+    if rest.strip():
+        yield rest
 
 
 def _decode(data: bytes, expected: type[AnswerT]) -> AnswerT:

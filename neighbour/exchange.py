@@ -457,7 +457,7 @@ class LinkExchange:
             self.parties,
             known=known.order if known else None,
             next_number=self._book.last_number(link, Side.PEER) + 1,
-            position=self._position(order.through_interval),
+            position=self._position_for(order),
             threshold_nanodollars=self.terms.threshold_nanodollars,
         )
         if not result.holds:
@@ -472,6 +472,12 @@ class LinkExchange:
                 if self._claim() < self.terms.threshold_nanodollars:  # it has paid: no need to wait for the interval
                     self._book.put_standing(link, StandingState())
         return SettlementReceipt(settlement=order.settlement, posted=True, already=result is Acceptance.ALREADY)
+
+    def _position_for(self, order: Settlement) -> LinkPosition | None:
+        """Ours at the interval of the order; of a later one if we lost that, since what is owed never shrinks."""
+        last = self._book.last_round(self.terms.link)
+        exact = self._position(order.through_interval)
+        return exact if exact is not None or last < order.through_interval else self._position(last)
 
     def close_interval(self, now_unix_s: int) -> Standing:  # noqa: ARG002 (the caller's clock)
         """Once each interval by our own clock, whether the neighbour speaks or not: its standing with us."""

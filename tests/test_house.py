@@ -1,4 +1,6 @@
-"""House rules that a linter does not know: sizes of files and functions, no unfinished marks, a docstring in every module."""
+"""House rules that a linter does not know: sizes of files and functions, no unfinished marks, a docstring in every
+module.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The book on disk: decides like the ledger in memory, append only, whole after any crash, one line for a broken disk."""
+"""The book on disk: decides like the ledger in memory, append only, whole after a crash, one line for a bad disk."""
 
 from __future__ import annotations
 

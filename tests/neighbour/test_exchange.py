@@ -169,6 +169,25 @@ def test_several_thresholds_at_once_are_several_orders_and_never_more_than_a_rep
     assert sides.answerer.exchange.status().net_owed_nanodollars == 7
 
 
+def test_orders_that_nobody_accepts_do_not_pile_up_and_the_rest_of_the_month_waits_for_them(sides: TwoSides) -> None:
+    sides.backward.send(1000 * (ORDERS_MAX - 1))
+    sides.backward.deliver()
+    statement = {"sampled_unix_s": sides.now_unix_s}  # of a caller that loses every answer
+    reply = sides.answerer.exchange.answer_statement(statement_of(sides, **statement), sides.now_unix_s)
+    assert len(reply.settlements) == ORDERS_MAX - 1
+    sides.backward.send(5007)
+    sides.backward.deliver()
+    sides.now_unix_s += 31 * 86_400
+    reply = sides.answerer.exchange.answer_statement(statement_of(sides, **statement), sides.now_unix_s)
+    assert len(reply.settlements) == len(sides.answerer.exchange.status().orders) == ORDERS_MAX
+    sides.caller.exchange.adopt_interval(sides.answerer.exchange.next_interval)
+    sides.settle_down()
+    check_settled_down(sides)
+    paid = sides.caller.exchange.status().paid
+    assert [order.amount_nanodollars for order in paid] == [1000] * (ORDERS_MAX + 4) + [7]
+    assert paid[-1].reason == "period"
+
+
 def test_traffic_in_both_directions_is_netted(sides: TwoSides) -> None:
     for _ in range(30):
         sides.forward.send(100)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 
 import pytest
@@ -21,7 +21,7 @@ REFUSED = (ssl.SSLError, ConnectionError, asyncio.IncompleteReadError)
 
 @dataclass(slots=True)
 class Server:
-    """Says the fingerprint-free truth: which key it saw."""
+    """Where it listens, and which keys it saw."""
 
     port: int = 0
     keys: list[bytes | None] = field(default_factory=list)
@@ -55,10 +55,8 @@ async def call(port: int, context: ssl.SSLContext) -> bytes | None:
         return peer_public_key(writer.get_extra_info("ssl_object"))
     finally:
         writer.close()
-        try:
+        with suppress(*REFUSED):
             await writer.wait_closed()
-        except REFUSED:
-            pass
 
 
 async def test_two_neighbours_see_each_others_keys(node: NodeOf) -> None:
@@ -96,7 +94,7 @@ async def test_a_server_with_another_certificate_is_refused(node: NodeOf) -> Non
         assert server.keys == []
 
 
-async def test_the_neighbours_name_on_another_key_is_refused(node: NodeOf, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_neighbours_name_on_another_key_is_refused(node: NodeOf) -> None:
     """Same subject, same issuer, other key: a chain may be built, the signature and the pin do not hold."""
     host, gateway = node("A"), node("X")
     impostor = node("E")
