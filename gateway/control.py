@@ -8,6 +8,7 @@ codes). Refuses to know: packets (commands go to the packet core), accounts (`ne
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from ipaddress import ip_address
@@ -16,7 +17,7 @@ from typing import TypeVar
 import msgspec
 from aiohttp import web
 
-from billpay.errors import RemoteProtocolError
+from billpay.errors import EnvironmentFault, RemoteProtocolError
 from billpay.mac import epoch_of
 from billpay.messages import (
     AgreementRequest,
@@ -38,6 +39,7 @@ from gateway.neighbours import Neighbour, Neighbours
 from neighbour.identity import NodeIdentity
 from neighbour.tls import peer_public_key
 
+LOG = logging.getLogger("gateway")
 BODY_BYTES_MAX = 256 * 1024
 STREAMS_MAX = 64
 DEFAULT_SIZE_BYTES = 1500
@@ -57,6 +59,7 @@ STATUS = {
     "too-many-grants": 429,
     "too-many-streams": 429,
     "data-plane-unavailable": 503,
+    "out-of-order-here": 503,
 }
 """Of a problem's code; every other one is a 400."""
 
@@ -291,6 +294,9 @@ async def _problems(
         return _problem(error.code, error.message, STATUS.get(error.code, 400))
     except ReaderUnavailable as error:
         return _problem("data-plane-unavailable", str(error), 503)
+    except EnvironmentFault as error:  # a full disk: nothing was promised, ask again
+        LOG.error("%s", error)
+        return _problem("out-of-order-here", str(error), 503)
     except web.HTTPException as error:
         if error.status == 404:
             return _problem("unknown-path", f"there is no {request.method} {request.path}", 404)

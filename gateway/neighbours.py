@@ -49,7 +49,7 @@ class Neighbour:
 
     @property
     def in_default(self) -> bool:
-        return self.exchange is not None and self.exchange.status().standing is Standing.IN_DEFAULT
+        return self.exchange is not None and self.exchange.standing is Standing.IN_DEFAULT
 
     def link_state(self) -> SetLink:
         return SetLink(link=self.name, agreed=self.takes_headers, in_default=self.in_default)

@@ -11,7 +11,7 @@ import logging
 import time
 from collections.abc import Callable
 
-from billpay.errors import RemoteProtocolError
+from billpay.errors import EnvironmentFault, RemoteProtocolError
 from billpay.messages import Agreement, AgreementRequest
 from neighbour.control import ControlClient, Unreachable
 from neighbour.exchange import LinkExchange
@@ -56,7 +56,7 @@ class Caller:
                     self._last_trouble = ""
                     retry_s = FIRST_RETRY_S
                     await self._send_statements(exchange, agreement.statement_interval_s)
-                except (Unreachable, RemoteProtocolError) as error:
+                except (Unreachable, RemoteProtocolError, EnvironmentFault) as error:  # a full disk passes, too
                     self._report(error)
                 await asyncio.sleep(retry_s)
                 retry_s = min(2 * retry_s, LAST_RETRY_S)
