@@ -43,11 +43,18 @@ async def until_told_to_stop(work: Coroutine[object, object, None]) -> None:
     """Runs `work` until SIGTERM or SIGINT cancels it; a fault in it is raised here."""
     loop = asyncio.get_running_loop()
     task = loop.create_task(work)
+    told = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, task.cancel)
+        loop.add_signal_handler(number, told.set)
+    waiting = loop.create_task(told.wait())
     try:
+        await asyncio.wait({task, waiting}, return_when=asyncio.FIRST_COMPLETED)
+        while not task.done():  # a library may swallow one cancellation
+            task.cancel()
+            await asyncio.wait({task}, timeout=1.0)
         with contextlib.suppress(asyncio.CancelledError):
-            await task
+            task.result()
     finally:
+        waiting.cancel()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.remove_signal_handler(number)

@@ -206,7 +206,8 @@ class ReaderSupervisor:
         receiving = asyncio.get_running_loop().create_task(link.receive(), name="reader link")
         try:
             try:
-                await asyncio.wait_for(self._bring_up(link), START_TIMEOUT_S)
+                async with asyncio.timeout(START_TIMEOUT_S):
+                    await self._bring_up(link)
             except (ReaderUnavailable, TimeoutError):
                 killer.kill()
             await receiving
@@ -331,7 +332,8 @@ class _Link:
         self._waiting[number] = waiter
         try:
             await self.send(kind, number, body)
-            return await asyncio.wait_for(waiter, timeout_s)
+            async with asyncio.timeout(timeout_s):  # not wait_for: that one may swallow a cancellation (Python 3.11)
+                return await waiter
         except TimeoutError as error:
             raise ReaderUnavailable(f"the packet reader did not answer in {timeout_s} s") from error
         finally:

@@ -75,6 +75,7 @@ class LinkReport(_Tagged, frozen=True, kw_only=True):
     congestion_picodollars: int
     backlog_bytes: int
     backlog_packets: int
+    tunnel_alive: bool = True  # False: headers to this neighbour would go through a tunnel, which is silent
 
 
 class Report(_Tagged, frozen=True, kw_only=True):

@@ -18,8 +18,11 @@ from billpay.messages import AsNumber, Name, Text
 from billpay.tolls import TollSchedule
 from dataplane.links import read_link
 from gateway.plan import AlternativePlan, GatewayPlan, LinkPlan, MarkingRule, Peer, RoutePlan
+from gateway.scheduler import QUANTUM_BYTES
 
 Nanodollars = Annotated[int, msgspec.Meta(ge=0, le=10**9)]
+RATE_BIT_S_MIN = 8_000
+LIMIT_BYTES_MIN = 2 * QUANTUM_BYTES
 Path_ = Annotated[str, msgspec.Meta(min_length=1, max_length=400)]
 
 
@@ -68,6 +71,7 @@ class LinkSection(Section, frozen=True, kw_only=True):
     header: bool = True  # whether we take and send headers on this link
     tunnel_local: str = ""  # both set: headers to this neighbour go through the UDP tunnel
     tunnel_remote: str = ""
+    tunnel_mtu_bytes: Annotated[int, msgspec.Meta(ge=576, le=65535)] = 1500  # what the network between takes whole
     max_amount_nanodollars: Annotated[int, msgspec.Meta(ge=0, le=0xFFFFFF)] = 1_000_000
     rate_bit_s: Annotated[int, msgspec.Meta(ge=0, le=10**12)] = 0
     limit_bytes: Annotated[int, msgspec.Meta(ge=0, le=10**9)] = 0
@@ -141,7 +145,11 @@ def listen_address(text: str) -> tuple[str, int]:
     host, colon, port = text.rpartition(":")
     if not colon:
         raise ValueError("address and port are written 10.0.0.1:7414 or [fd00::1]:7414")
-    return str(ip_address(host.strip("[]"))), int(port)
+    if not port.isdecimal() or not 0 < int(port) < 65536:
+        raise ValueError(f"{port!r} is not a port")
+    if (host[:1], host[-1:]) == ("[", "]"):
+        return str(IPv6Address(host[1:-1])), int(port)
+    return str(IPv4Address(host)), int(port)
 
 
 def _link_plan(link: LinkSection) -> LinkPlan:
@@ -165,6 +173,7 @@ def _link_plan(link: LinkSection) -> LinkPlan:
         overhead_bytes=link.overhead_bytes,
         marking=link.marking,
         tunnel=_tunnel_of(link),
+        tunnel_mtu_bytes=link.tunnel_mtu_bytes,
     )
 
 
@@ -189,42 +198,91 @@ def _check_links(path: Path, configuration: Configuration) -> None:
             if value in seen:
                 raise ConfigurationError(path, key, f"{value!r} is used twice", "name each link and interface once")
         seen.update({link.name, link.interface})
-        if link.peer != "legacy" and not link.peer_certificate:
-            raise ConfigurationError(
-                path, f"{key}.peer_certificate", "missing", "name the file with the neighbour's certificate"
-            )
-        if link.peer == "gateway" and not link.peer_as:
-            raise ConfigurationError(path, f"{key}.peer_as", "missing", "give the neighbour's AS number")
-        if link.toll.congestion and not link.rate_bit_s:
-            raise ConfigurationError(path, f"{key}.rate_bit_s", "is 0 where toll.congestion is on", "give the rate")
-        if bool(link.tunnel_local) != bool(link.tunnel_remote):
-            raise ConfigurationError(path, f"{key}.tunnel_local", "needs tunnel_remote too", "give both addresses")
-        for field, text in (("tunnel_local", link.tunnel_local), ("tunnel_remote", link.tunnel_remote)):
-            if text:
-                _address(path, f"{key}.{field}", text)
+        _check_neighbour(path, key, link, configuration.gateway.as_number)
+        _check_queue(path, key, link)
+        _check_tunnel(path, key, link)
         for text in link.peer_addresses:
             _address(path, f"{key}.peer_addresses", text)
 
 
+def _check_neighbour(path: Path, key: str, link: LinkSection, own_as: int) -> None:
+    if link.peer != "legacy" and not link.peer_certificate:
+        raise ConfigurationError(
+            path, f"{key}.peer_certificate", "missing", "name the file with the neighbour's certificate"
+        )
+    if link.peer != "gateway":
+        return
+    if not link.peer_as:
+        raise ConfigurationError(path, f"{key}.peer_as", "missing", "give the neighbour's AS number")
+    if link.peer_as == own_as:
+        raise ConfigurationError(path, f"{key}.peer_as", f"{own_as} is our own", "give the neighbour's AS number")
+    if own_as < link.peer_as and not link.control_url:
+        raise ConfigurationError(
+            path, f"{key}.control_url", "missing", "of two gateways the one with the lower AS number calls: we do"
+        )
+
+
+def _check_queue(path: Path, key: str, link: LinkSection) -> None:
+    if link.toll.congestion and not link.rate_bit_s:
+        raise ConfigurationError(path, f"{key}.rate_bit_s", "is 0 where toll.congestion is on", "give the rate")
+    if link.marking is not MarkingRule.NONE and not link.rate_bit_s:
+        raise ConfigurationError(path, f"{key}.rate_bit_s", "is 0 where marking is on", "give the rate")
+    if 0 < link.rate_bit_s < RATE_BIT_S_MIN:
+        raise ConfigurationError(
+            path, f"{key}.rate_bit_s", f"is {link.rate_bit_s}", f"0 for no queue, or at least {RATE_BIT_S_MIN}"
+        )
+    if 0 < link.limit_bytes < LIMIT_BYTES_MIN:
+        raise ConfigurationError(
+            path, f"{key}.limit_bytes", f"is {link.limit_bytes}", f"0 for 100 ms, or at least {LIMIT_BYTES_MIN}"
+        )
+
+
+def _check_tunnel(path: Path, key: str, link: LinkSection) -> None:
+    if not link.tunnel_local and not link.tunnel_remote:
+        return
+    if not link.tunnel_remote:
+        raise ConfigurationError(path, f"{key}.tunnel_remote", "missing", "give both addresses of the tunnel")
+    if not link.tunnel_local:
+        raise ConfigurationError(path, f"{key}.tunnel_local", "missing", "give both addresses of the tunnel")
+    if link.peer != "gateway":
+        raise ConfigurationError(path, f"{key}.tunnel_remote", f"on a {link.peer} link", "tunnels lead to gateways")
+    local = _address(path, f"{key}.tunnel_local", link.tunnel_local)
+    remote = _address(path, f"{key}.tunnel_remote", link.tunnel_remote)
+    if local.version != remote.version:
+        raise ConfigurationError(
+            path, f"{key}.tunnel_remote", f"is IPv{remote.version}, tunnel_local is not", "give two of one version"
+        )
+
+
 def _check_routes(path: Path, configuration: Configuration) -> None:
     names = {link.name for link in configuration.links}
+    seen: set[str] = set()
     for number, route in enumerate(configuration.routes):
         key = f"routes[{number}]"
         try:
-            ip_network(route.prefix)
+            network = ip_network(route.prefix)
         except ValueError as error:
             raise ConfigurationError(path, f"{key}.prefix", str(error), "write it as 10.0.0.0/8") from error
-        numbers = [item.number for item in route.alternatives]
-        if len(set(numbers)) != len(numbers):
-            raise ConfigurationError(path, f"{key}.alternatives", "a number is used twice", "number them 1, 2, …")
-        for item in route.alternatives:
-            if item.link not in names:
-                known = ", ".join(sorted(names))
-                raise ConfigurationError(
-                    path, f"{key}.alternatives.link", f"no link {item.link!r}", f"links are: {known}"
-                )
-            if item.via:
-                _address(path, f"{key}.alternatives.via", item.via)
+        if str(network) in seen:
+            raise ConfigurationError(path, f"{key}.prefix", f"{network} is given twice", "name each prefix once")
+        seen.add(str(network))
+        _check_alternatives(path, key, route, network.version, names)
+
+
+def _check_alternatives(path: Path, key: str, route: RouteSection, version: int, names: set[str]) -> None:
+    numbers = [item.number for item in route.alternatives]
+    if len(set(numbers)) != len(numbers):
+        raise ConfigurationError(path, f"{key}.alternatives", "a number is used twice", "number them 1, 2, …")
+    for item in route.alternatives:
+        if item.link not in names:
+            known = ", ".join(sorted(names))
+            raise ConfigurationError(
+                path, f"{key}.alternatives.link", f"no link {item.link!r}", f"links are: {known}"
+            )
+        if item.via and _address(path, f"{key}.alternatives.via", item.via).version != version:
+            raise ConfigurationError(
+                path, f"{key}.alternatives.via", f"{item.via} is not IPv{version}", "use the prefix's IP version"
+            )
 
 
 def _check_listen(path: Path, configuration: Configuration) -> None:

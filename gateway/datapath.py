@@ -5,9 +5,9 @@ packet is the order of the methods below.  Sources: Bill-Pay 2.1-2.4; docs/spec/
 0004 (toll without congestion). Pure: time and random draws are arguments.
 
 Counting: *received* when a packet with a valid payment arrives, *sent* with the verdict that lets it go, *retained*
-what the toll took, *kept* the payment of a packet that we dropped, or that could not be passed on.  So at all times,
-in nanodollars, received = sent + retained + kept + what waits in our queues; the carry is a part of what was retained
-next.
+what the toll took, *kept* the payment of a packet that we dropped, or that could not be passed on, *waiting* what is in
+our queues.  So at all times, in nanodollars, received = sent + retained + kept + waiting; the carry is a part of what
+was retained next.
 """
 
 from __future__ import annotations
@@ -18,11 +18,13 @@ from typing import assert_never
 import msgspec
 
 from billpay.header import (
+    CannotCarry,
     Located,
     Malformed,
     Slot,
     base_and_slots,
     find_slot,
+    insert,
     last_gateway_field,
     locate,
     mac_field,
@@ -31,9 +33,9 @@ from billpay.header import (
     strip,
     update,
 )
-from billpay.packet import flow_key
+from billpay.packet import IPV4_HEADER_BYTES, IPV6_HEADER_BYTES, decrement_ttl, flow_key
 from billpay.tolls import CLASS_CONTROL, CLASS_UNPAID, class_of, must_drop
-from dataplane.port import Action, Counters, Packet, Verdict, with_oad_mark
+from dataplane.port import Action, Counters, Inject, Packet, Verdict, with_oad_mark
 from gateway.commands import (
     Alarm,
     Answer,
@@ -51,15 +53,19 @@ from gateway.commands import (
     Tick,
 )
 from gateway.control_traffic import is_control
-from gateway.egress import PRICE_PERIOD_NS, Held, LinkState
+from gateway.egress import HELD_PACKETS_MAX, PRICE_PERIOD_NS, Held, LinkState
 from gateway.marking import is_ect, with_ce
 from gateway.payments import Grants, Unpaid
 from gateway.plan import GatewayPlan, Peer
 from gateway.routing import Alternative, Route, Routes
 from gateway.scheduler import Waiting
+from gateway.tunnelling import Nothing
 
 NO_ONE = b"\0" * 6
 """The MAC field of an unpaid packet: no gateway has AS number 0, so the next one refuses the payment too."""
+MAX_PACKET_BYTES = 65535
+ALARM_PERIOD_NS = 1_000_000_000
+TUNNEL_SILENT = "tunnel_silent"
 
 
 class GatewayCore:
@@ -70,47 +76,90 @@ class GatewayCore:
         self._counters = counters
         self._draw = draw
         self._own_field = last_gateway_field(plan.as_number)
-        self.links = {link.name: LinkState(link, counters) for link in plan.links}
+        limit_packets = HELD_PACKETS_MAX // max(1, sum(bool(link.rate_bit_s) for link in plan.links))
+        self.links = {link.name: LinkState(link, counters, limit_packets=limit_packets) for link in plan.links}
         self._by_interface = {link.plan.interface_index: link for link in self.links.values()}
-        self._expected_field = {link.name: last_gateway_field(link.plan.peer_as) for link in self.links.values()}
         self._queues = [link for link in self.links.values() if link.scheduler is not None]
+        self._tunnels = [link for link in self.links.values() if link.tunnel is not None]
         self._routes = Routes(plan.routes)
         self.grants = Grants(counters)
-        reasons: tuple[Malformed | Unpaid, ...] = (*Malformed, *Unpaid)
+        reasons: tuple[Malformed | Unpaid | CannotCarry, ...] = (*Malformed, *Unpaid, *CannotCarry)
         self._reasons = {reason: counters.index(reason.value) for reason in reasons}
+        self._waiting = counters.index("waiting_nanodollars")
         self._next_price_ns: int | None = None
+        self._now_ns = 0
         self._draining = False
         self._alarms: dict[tuple[str, str], int] = {}
+        self._alarmed_ns: dict[tuple[str, str], int] = {}
         self._decoder = msgspec.json.Decoder(Command)
         self._keep_what_was_held()
 
     def _keep_what_was_held(self) -> None:
-        """What waited in our queues when a predecessor was killed went on unpaid: its payments stay here, counted."""
-        value = self._counters.value
-        held = 0
-        for link in self.links.values():
-            held += value(link.received) - value(link.sent) - value(link.retained) - value(link.kept)
-        index = self._counters.index("held_kept_nanodollars")
-        missing = held - value(index)
-        if missing:
-            self._counters.add(index, missing)
+        """What waited in our queues when a predecessor was killed was lost with it: its payments stay here, counted."""
+        held = self._counters.value(self._waiting)
+        if held:
+            self._counters.add(self._counters.index("held_kept_nanodollars"), held)
+            self._counters.add(self._waiting, -held)
 
     # --- packets ----------------------------------------------------------------------------------------------------
 
     def on_batch(self, batch: list[Packet], now_ns: int) -> Sequence[Action]:
+        self._now_ns = now_ns
         actions: list[Action] = []
         for packet in batch:
             self._on_packet(packet, now_ns, actions)
         return actions
 
     def _on_packet(self, packet: Packet, now_ns: int, actions: list[Action]) -> None:
-        """Who sent it, where to, is there a header."""
+        """Who sent it, and by which way: a neighbour behind a tunnel sends headers through the tunnel only."""
         ingress = self._by_interface.get(packet.interface_index)
         payload = packet.payload
-        destination = payload[16:20] if payload[0] >> 4 == 4 else payload[24:40]
-        route = self._routes.find(destination) if ingress is not None else None
-        if ingress is None or route is None or expires_here(payload):
+        if ingress is None or not has_whole_ip_header(payload):
             actions.append(Verdict(packet.packet_id, packet.queue, True, packet.mark))
+        elif ingress.tunnel is None:
+            self._on_payload(packet, payload, ingress, ingress.expected_field, now_ns, actions)
+        else:
+            self._on_tunnel_interface(packet, ingress, now_ns, actions)
+
+    def _on_tunnel_interface(self, packet: Packet, ingress: LinkState, now_ns: int, actions: list[Action]) -> None:
+        """Takes the inner packet out, with its header in a carrier again, so that all else is as on any other link."""
+        tunnel = ingress.tunnel
+        assert tunnel is not None
+        carried = tunnel.open(packet.payload, max_amount=ingress.plan.max_amount_nanodollars, now_ns=now_ns)
+        if carried is Nothing.NOT_OURS:
+            self._on_payload(packet, packet.payload, ingress, None, now_ns, actions)
+        elif isinstance(carried, Malformed | Nothing):
+            if isinstance(carried, Malformed):
+                self._counters.add(self._reasons[carried], 1)
+            actions.append(Verdict(packet.packet_id, packet.queue, False))
+        else:
+            payload = carried.inner
+            if carried.fault is not None:
+                self._counters.add(self._reasons[carried.fault], 1)
+            if carried.header:
+                with_header = insert(payload, carried.header, mtu=MAX_PACKET_BYTES)
+                if isinstance(with_header, CannotCarry):
+                    self._counters.add(self._reasons[with_header], 1)
+                else:
+                    payload = with_header
+            self._on_payload(packet, payload, ingress, ingress.expected_field, now_ns, actions)
+
+    def _on_payload(
+        self,
+        packet: Packet,
+        payload: bytes,
+        ingress: LinkState,
+        expected_field: bytes | None,
+        now_ns: int,
+        actions: list[Action],
+    ) -> None:
+        """Where to, and is there a header. `expected_field`: what the neighbour's name looks like in it."""
+        route = self._routes.find(payload[16:20] if payload[0] >> 4 == 4 else payload[24:40])
+        if route is None or expires_here(payload):
+            verdict, inject = on_its_way(packet, payload, packet.mark)
+            actions.append(verdict)
+            if inject is not None:
+                actions.append(inject)
             return
         located = locate(payload, max_amount=ingress.plan.max_amount_nanodollars)
         if located is None:
@@ -119,21 +168,28 @@ class GatewayCore:
             self._counters.add(self._reasons[located], 1)
             self._pass_unpaid(packet, route.alternatives[0], payload, now_ns, actions)
         else:
-            self._on_header(packet, located, ingress, route, now_ns, actions)
+            self._on_header(packet, payload, located, ingress, expected_field, route, now_ns, actions)
 
     def _on_header(
-        self, packet: Packet, located: Located, ingress: LinkState, route: Route, now_ns: int, actions: list[Action]
+        self,
+        packet: Packet,
+        payload: bytes,
+        located: Located,
+        ingress: LinkState,
+        expected_field: bytes | None,
+        route: Route,
+        now_ns: int,
+        actions: list[Action],
     ) -> None:
         """What the user asks of us, and whether it is paid."""
-        payload = packet.payload
         base = read_base_word(payload, located)
         amount, path_length = base >> 8, base >> 4 & 15
         slot_index = find_slot(payload, located, self._plan.as_number)
         alternative = route.choose(self._wish(payload, located, slot_index))
-        reason = self._why_unpaid(payload, located, ingress, amount, now_ns)
+        reason = self._why_unpaid(payload, located, ingress, expected_field, amount, now_ns)
         if reason is not None:
             self._counters.add(self._reasons[reason], 1)
-            self._alarms[reason.value, ingress.name] = self._alarms.get((reason.value, ingress.name), 0) + 1
+            self._alarm(reason.value, ingress.name)
             blanked = update(payload, located, amount=amount, path_length=path_length, mac_field=NO_ONE)
             self._pass_unpaid(packet, alternative, blanked, now_ns, actions, located=located)
             return
@@ -141,12 +197,15 @@ class GatewayCore:
             self._counters.add(ingress.received, amount)
             self._counters.add(ingress.received_packets, 1)
         egress = self.links[alternative.link]
-        kept = self._charge(egress, len(payload), amount)
+        control = egress.scheduler is not None and is_control(payload)
+        kept = self._charge(egress, len(payload), amount, may_drop=not control)
         if kept is None:
             actions.append(Verdict(packet.packet_id, packet.queue, False))
             return
         left = amount - kept
-        if egress.agreed:
+        goes_on: Located | None = None
+        if self._carries(egress, payload, located, now_ns):
+            goes_on = located
             payload = update(
                 payload,
                 located,
@@ -160,8 +219,17 @@ class GatewayCore:
             payload = strip(payload, located)
             self._counters.add(egress.kept, left)
             left = 0
-        service_class = class_of(kept) if amount else CLASS_UNPAID
-        self._leave(packet, alternative, egress, payload, left, service_class, now_ns, actions)
+        service_class = CLASS_CONTROL if control else class_of(kept) if amount else CLASS_UNPAID
+        self._leave(packet, alternative, egress, payload, goes_on, left, service_class, now_ns, actions)
+
+    def _carries(self, egress: LinkState, payload: bytes, located: Located, now_ns: int) -> bool:
+        """Whether the header can go on by this link."""
+        if not egress.takes_headers(now_ns):
+            return False
+        if egress.tunnel is None or egress.tunnel.fits(payload, located):
+            return True
+        self._counters.add(self._reasons[CannotCarry.TOO_BIG], 1)
+        return False
 
     def _wish(self, payload: bytes, located: Located, slot_index: int | None) -> Slot | None:
         """Our user-OAD, if there is one and we honour it."""
@@ -171,19 +239,25 @@ class GatewayCore:
         return slot if slot.as_number == self._plan.as_number else None
 
     def _why_unpaid(
-        self, payload: bytes, located: Located, ingress: LinkState, amount: int, now_ns: int
+        self,
+        payload: bytes,
+        located: Located,
+        ingress: LinkState,
+        expected_field: bytes | None,
+        amount: int,
+        now_ns: int,
     ) -> Unpaid | None:
         if ingress.in_default:
             return Unpaid.IN_DEFAULT
         field = mac_field(payload, located)
         if ingress.plan.peer is not Peer.HOST:
-            return None if field == self._expected_field[ingress.name] else Unpaid.NOT_BY_NEIGHBOUR
+            return None if field == expected_field else Unpaid.NOT_BY_NEIGHBOUR
         flow = flow_key(payload)
         if flow is None:
             return Unpaid.NO_GRANT
         return self.grants.take(ingress.name, flow, base_and_slots(payload, located), field, amount, now_ns)
 
-    def _charge(self, egress: LinkState, size_bytes: int, amount: int) -> int | None:
+    def _charge(self, egress: LinkState, size_bytes: int, amount: int, *, may_drop: bool) -> int | None:
         """Takes the toll: nanodollars that we retain, or None for a packet that the drop rule takes."""
         if not amount:
             return 0
@@ -193,7 +267,7 @@ class GatewayCore:
             cut = meter.uncapped_picodollars(size_bytes, amount) - toll
             if cut:
                 counters.add(egress.cap_cut, cut)
-            if must_drop(toll, amount, self._draw):
+            if may_drop and must_drop(toll, amount, self._draw):
                 egress.arrived_bytes += size_bytes + egress.plan.overhead_bytes
                 counters.add(egress.kept, amount)
                 counters.add(egress.kept_packets, 1)
@@ -219,10 +293,12 @@ class GatewayCore:
         """Best effort in the lowest class; control traffic first of all."""
         egress = self.links[alternative.link]
         self._counters.add(egress.unpaid_packets, 1)
-        if located is not None and not egress.agreed:
+        if located is not None and not self._carries(egress, payload, located, now_ns):
             payload = strip(payload, located)
-        service_class = CLASS_CONTROL if is_control(payload) else CLASS_UNPAID
-        self._leave(packet, alternative, egress, payload, 0, service_class, now_ns, actions)
+            located = None
+        waits = egress.scheduler is not None
+        service_class = CLASS_CONTROL if waits and is_control(payload) else CLASS_UNPAID
+        self._leave(packet, alternative, egress, payload, located, 0, service_class, now_ns, actions)
 
     def _leave(
         self,
@@ -230,39 +306,61 @@ class GatewayCore:
         alternative: Alternative,
         egress: LinkState,
         payload: bytes,
+        located: Located | None,
         left: int,
         service_class: int,
         now_ns: int,
         actions: list[Action],
     ) -> None:
-        """Marks, then the link at once or its queue."""
-        size = len(payload)
+        """Marks, then the link at once or its queue. `located`: the header with which it goes on."""
+        tunnel, size = egress.tunnel, len(payload)
+        if tunnel is not None:
+            payload = tunnel.with_room(payload)
+            if located is not None:
+                size = tunnel.size_in_tunnel(payload, located)
         egress.arrived_bytes += size + egress.plan.overhead_bytes
         marking = egress.marking
         if marking is not None and marking.on_arrival(size, now_ns, self._draw) and is_ect(payload):
             payload = with_ce(payload)
             self._counters.add(egress.marked, 1)
         mark = with_oad_mark(packet.mark, alternative.index) if alternative.index else packet.mark
-        verdict = Verdict(packet.packet_id, packet.queue, True, mark, None if payload is packet.payload else payload)
+        inject: Inject | None
+        if tunnel is not None and located is not None:  # in place of the packet: see tunnelling.py
+            verdict = Verdict(packet.packet_id, packet.queue, False)
+            inject = Inject(tunnel.wrap(payload, located))
+        else:
+            verdict, inject = on_its_way(packet, payload, mark)
         scheduler = egress.scheduler
         if scheduler is None or self._draining or scheduler.passes_at_once(size, now_ns):
-            self._count_sent(egress, left)
-            actions.append(verdict)
+            self._send(egress, Held(verdict, inject, left), actions)
             return
-        waiting = Waiting(item=(verdict, left), size_bytes=size, flow=flow_key(payload), service_class=service_class)
+        if left:
+            self._counters.add(self._waiting, left)
+        held = Held(verdict, inject, left)
+        waiting = Waiting(item=held, size_bytes=size, flow=flow_key(payload), service_class=service_class)
         for dropped in scheduler.offer(waiting):
-            self._drop(egress, dropped, actions)
+            self._drop(egress, dropped.item, actions)
 
-    def _count_sent(self, egress: LinkState, left: int) -> None:
+    def _send(self, egress: LinkState, held: Held, actions: list[Action]) -> None:
+        verdict, inject, left = held
         if left:
             self._counters.add(egress.sent, left)
             self._counters.add(egress.sent_packets, 1)
+        actions.append(verdict)
+        if inject is not None:
+            actions.append(inject)
 
-    def _drop(self, egress: LinkState, dropped: Waiting[Held], actions: list[Action]) -> None:
+    def _release(self, egress: LinkState, held: Held, actions: list[Action]) -> None:
+        if held.nanodollars:
+            self._counters.add(self._waiting, -held.nanodollars)
+        self._send(egress, held, actions)
+
+    def _drop(self, egress: LinkState, held: Held, actions: list[Action]) -> None:
         """A full queue: what the packet carried stays with us, who dropped it."""
-        verdict, left = dropped.item
+        verdict, _, left = held
         self._counters.add(egress.dropped, 1)
         if left:
+            self._counters.add(self._waiting, -left)
             self._counters.add(egress.kept, left)
             self._counters.add(egress.kept_packets, 1)
         actions.append(Verdict(verdict.packet_id, verdict.queue, False))
@@ -270,43 +368,54 @@ class GatewayCore:
     # --- time -------------------------------------------------------------------------------------------------------
 
     def on_timer(self, now_ns: int) -> Sequence[Action]:
+        self._now_ns = now_ns
         actions: list[Action] = []
         for egress in self._queues:
             assert egress.scheduler is not None
             for waiting in egress.scheduler.release(now_ns):
-                self._count_sent(egress, waiting.item[1])
-                actions.append(waiting.item[0])
+                self._release(egress, waiting.item, actions)
         if self._next_price_ns is None or now_ns >= self._next_price_ns:
             self._next_price_ns = now_ns + PRICE_PERIOD_NS
             for link in self._queues:
                 link.on_price_period()
+        for link in self._tunnels:
+            assert link.tunnel is not None
+            keepalive = link.tunnel.keepalive_due(now_ns)
+            if keepalive is not None:
+                actions.append(Inject(keepalive))
+                if link.tunnel.fell_silent(now_ns):
+                    self._alarm(TUNNEL_SILENT, link.name)
         return actions
 
     def next_deadline_ns(self) -> int | None:
-        if not self._queues:
-            return None
-        deadline = self._next_price_ns or 0
+        due: list[int] = []
+        for link in self._tunnels:
+            assert link.tunnel is not None
+            due.append(link.tunnel.next_deadline_ns())
         for egress in self._queues:
             assert egress.scheduler is not None
-            due = egress.scheduler.next_deadline_ns()
-            if due is not None and due < deadline:
-                deadline = due
-        return deadline
+            release_ns = egress.scheduler.next_deadline_ns()
+            if release_ns is not None:
+                due.append(release_ns)
+        if self._queues:
+            due.append(self._next_price_ns or 0)
+        return min(due, default=None)
 
-    def on_drain(self, _now_ns: int) -> Sequence[Action]:
+    def on_drain(self, now_ns: int) -> Sequence[Action]:
         """A graceful stop: what waits leaves now, and nothing waits any more."""
+        self._now_ns = now_ns
         self._draining = True
         actions: list[Action] = []
         for egress in self._queues:
             assert egress.scheduler is not None
             for waiting in egress.scheduler.drain():
-                self._count_sent(egress, waiting.item[1])
-                actions.append(waiting.item[0])
+                self._release(egress, waiting.item, actions)
         return actions
 
     # --- commands ---------------------------------------------------------------------------------------------------
 
     def on_message(self, data: bytes, now_ns: int, unix_s: int) -> bytes | None:
+        self._now_ns = now_ns
         self.grants.on_second(unix_s)
         return msgspec.json.encode(self._obey(self._decoder.decode(data), now_ns))
 
@@ -329,20 +438,49 @@ class GatewayCore:
                 link.agreed, link.in_default = command.agreed, command.in_default
                 return Done()
             case AskReport():
-                return Report(links=tuple(map(_report, self.links.values())), open_grants=len(self.grants))
+                links = tuple(_report(link, now_ns) for link in self.links.values())
+                return Report(links=links, open_grants=len(self.grants))
         assert_never(command)
 
     def _usage(self, grant: str, link: str) -> Answer:
         usage = self.grants.usage(grant, link)
         return _unknown(grant) if usage is None else GrantAnswer(usage=usage)
 
+    # --- events -----------------------------------------------------------------------------------------------------
+
+    def _alarm(self, kind: str, link: str) -> None:
+        key = kind, link
+        self._alarms[key] = self._alarms.get(key, 0) + 1
+
     def take_events(self) -> list[bytes]:
-        events = [
-            msgspec.json.encode(Alarm(kind=kind, link=link, count=count))
-            for (kind, link), count in self._alarms.items()
+        """Each kind of alarm of a link once a second, with how many packets there were."""
+        if not self._alarms:
+            return []
+        since_ns = self._now_ns - ALARM_PERIOD_NS
+        due = [key for key in self._alarms if self._alarmed_ns.get(key, since_ns) <= since_ns]
+        for key in due:
+            self._alarmed_ns[key] = self._now_ns
+        return [
+            msgspec.json.encode(Alarm(kind=kind, link=link, count=self._alarms.pop((kind, link)))) for kind, link in due
         ]
-        self._alarms.clear()
-        return events
+
+
+def has_whole_ip_header(payload: bytes) -> bool:
+    size = len(payload)
+    return size >= IPV4_HEADER_BYTES and (payload[0] >> 4 == 4 or (payload[0] >> 4 == 6 and size >= IPV6_HEADER_BYTES))
+
+
+def on_its_way(packet: Packet, payload: bytes, mark: int) -> tuple[Verdict, Inject | None]:
+    """Lets a packet go on as `payload`. A verdict cannot change the IP version: then another packet goes instead, which
+    the kernel does not forward but sends, so that its TTL is counted here.
+    """
+    packet_id, queue, before = packet.packet_id, packet.queue, packet.payload
+    if payload is before:
+        return Verdict(packet_id, queue, True, mark), None
+    if payload[0] >> 4 == before[0] >> 4:
+        return Verdict(packet_id, queue, True, mark, payload), None
+    after = decrement_ttl(payload)
+    return Verdict(packet_id, queue, False), None if after is None else Inject(after, mark)
 
 
 def expires_here(payload: bytes) -> bool:
@@ -354,7 +492,7 @@ def _unknown(grant: str) -> Refused:
     return Refused(code="unknown-grant", message=f"no grant {grant[:8]}… is open here")
 
 
-def _report(link: LinkState) -> LinkReport:
+def _report(link: LinkState, now_ns: int) -> LinkReport:
     scheduler = link.scheduler
     return LinkReport(
         name=link.name,
@@ -363,4 +501,5 @@ def _report(link: LinkState) -> LinkReport:
         congestion_picodollars=link.toll.congestion_picodollars,
         backlog_bytes=0 if scheduler is None else scheduler.backlog_bytes,
         backlog_packets=0 if scheduler is None else scheduler.backlog_packets,
+        tunnel_alive=link.tunnel is None or link.tunnel.is_alive(now_ns),
     )

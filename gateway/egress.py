@@ -5,28 +5,43 @@ Decides nothing by itself beyond wiring the pure parts of `billpay` and the sche
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
+from billpay.header import last_gateway_field
 from billpay.marking import Marking
 from billpay.tolls import CongestionSettings, CongestionToll, EgressToll
-from dataplane.port import Counters, Verdict
+from dataplane.port import Counters, Inject, Verdict
 from gateway.marking import marking_of
-from gateway.plan import LinkPlan
+from gateway.plan import LinkPlan, Peer
 from gateway.scheduler import Scheduler, SchedulerSettings
+from gateway.tunnelling import TunnelEnd
 
 PRICE_PERIOD_NS = 100_000_000
 """The toll moves ten times a second: slower than a round trip, faster than a person."""
 
-Held = tuple[Verdict, int]
-"""What waits in a queue: the verdict to give, and the nanodollars that it will carry away."""
+HELD_PACKETS_MAX = 3072
+"""In all queues together: less than the kernel's queue, which lets packets pass uncounted when it is full."""
+
+
+class Held(NamedTuple):
+    """What waits in a queue: what to do when its turn comes, and the nanodollars that it will carry away."""
+
+    verdict: Verdict
+    inject: Inject | None
+    nanodollars: int
 
 
 class LinkState:
     """A link at run time. Counter indexes are resolved once; names are the books' contract."""
 
-    def __init__(self, plan: LinkPlan, counters: Counters) -> None:
+    def __init__(self, plan: LinkPlan, counters: Counters, *, limit_packets: int) -> None:
         self.plan = plan
         self.name = plan.name
         self.agreed = False
         self.in_default = False
+        names_itself = plan.peer is Peer.GATEWAY and plan.peer_as != 0
+        self.expected_field = last_gateway_field(plan.peer_as) if names_itself else None
+        self.tunnel = None if plan.tunnel is None else TunnelEnd(*plan.tunnel, mtu_bytes=plan.tunnel_mtu_bytes)
         name = plan.name
         index = counters.index
         self.received = index(f"link/{name}/received_nanodollars")
@@ -47,13 +62,22 @@ class LinkState:
         self.marking: Marking | None = None
         self.arrived_bytes = 0
         if plan.rate_bit_s:
-            self._give_queue(plan)
+            self._give_queue(plan, limit_packets)
 
-    def _give_queue(self, plan: LinkPlan) -> None:
+    def takes_headers(self, now_ns: int) -> bool:
+        """Whether the neighbour processes what we send it: by agreement, and a tunnel to it must be alive."""
+        return self.agreed and (self.tunnel is None or self.tunnel.is_alive(now_ns))
+
+    def _give_queue(self, plan: LinkPlan, limit_packets: int) -> None:
         limit = plan.limit_bytes or max(30_000, plan.rate_bit_s // 8 // 10)  # 100 ms of the link
         self.marking = marking_of(plan, limit)
         self.scheduler = Scheduler(
-            SchedulerSettings(rate_bit_s=plan.rate_bit_s, limit_bytes=limit, overhead_bytes=plan.overhead_bytes)
+            SchedulerSettings(
+                rate_bit_s=plan.rate_bit_s,
+                limit_bytes=limit,
+                limit_packets=limit_packets,
+                overhead_bytes=plan.overhead_bytes,
+            )
         )
         if plan.congestion:
             cap = plan.toll.cap_nanodollars

@@ -1,9 +1,13 @@
 """Whether a packet is paid: the grant and the MAC at the first gateway, the neighbour's name further on.
 
-Decides `paid` or why not; refuses to know tolls and routes. Grants are found by exact 5-tuple, else by source
-address; each has its own key.  A MAC that was found right is remembered for the epoch (equal headers are normal
+Decides `paid` or why not; refuses to know tolls and routes. Grants are found by exact 5-tuple, then by source
+address; each has its own key, and several may be open for one flow (what a host pays itself, and what it returns): the
+one whose key made the MAC pays.  A MAC that was found right is remembered for the epoch (equal headers are normal
 within one), so that the usual packet costs a dictionary look-up.  Source: Bill-Pay 2.4; docs/spec/wire.md, MAC.
 Pure.
+
+A closed grant is remembered with what was spent until it expires: the same signed document can be opened again (a flow
+that comes back to this uplink), but its cap is spent only once.
 """
 
 from __future__ import annotations
@@ -18,8 +22,16 @@ from billpay.packet import FlowKey
 from dataplane.port import Counters
 
 MAX_GRANTS = 2000
-"""For one gateway; each open one takes three counters."""
+"""For one gateway, closed ones that are remembered included; each takes three counters."""
+MAX_GRANTS_PER_FLOW = 4
+"""Each may cost a forged packet three MACs."""
 MAX_REMEMBERED_MACS = 65_536
+
+
+GRANT_COUNTERS = ("spent_nanodollars", "packets", "refused_packets")
+
+Place = FlowKey | bytes
+"""Where a grant is looked for: under a flow, or under the source of all its flows."""
 
 
 class Unpaid(enum.Enum):
@@ -34,14 +46,16 @@ class Unpaid(enum.Enum):
 
 
 class OpenedGrant:
-    """One open grant with its counters; the sum survives a crash."""
+    """One grant with its counters; the sum survives a crash."""
 
-    __slots__ = ("gate", "key", "link", "packets", "refused", "spent", "valid")
+    __slots__ = ("closed", "gate", "key", "link", "packets", "place", "refused", "spent", "valid")
 
     def __init__(self, grant: Grant, link: str, counters: Counters, *, now_ns: int) -> None:
         self.gate = GrantGate(grant, now_ns=now_ns)
         self.key = bytes.fromhex(grant.key)
         self.link = link
+        self.place = place_of(grant.flow)
+        self.closed = True
         self.valid = False
         self.spent = counters.index(f"grant/{grant.grant}/spent_nanodollars")
         self.packets = counters.index(f"grant/{grant.grant}/packets")
@@ -54,31 +68,35 @@ class Grants:
     def __init__(self, counters: Counters) -> None:
         self._counters = counters
         self._by_id: dict[str, OpenedGrant] = {}
-        self._by_flow: dict[tuple[str, FlowKey], OpenedGrant] = {}
-        self._by_source: dict[tuple[str, bytes], OpenedGrant] = {}
+        self._by_place: dict[tuple[str, Place], tuple[OpenedGrant, ...]] = {}
         self._right_macs: dict[tuple[bytes, FlowKey, bytes, bytes], None] = {}
         self._epoch = 0
         self._unix_s = 0
 
     def __len__(self) -> int:
-        return len(self._by_id)
+        return sum(not known.closed for known in self._by_id.values())
 
     # --- for the control API ----------------------------------------------------------------------------------------
 
     def open(self, grant: Grant, link: str, *, now_ns: int) -> str | None:
-        """Opens or replaces; gives a refusal's code, or None."""
+        """Opens, opens again, or replaces by a higher serial; gives a refusal's code, or None.
+
+        The same document twice is no fault: the first answer may have been lost.
+        """
         known = self._by_id.get(grant.grant)
-        if known is not None:
-            if known.link != link:
-                return "foreign-grant"
+        if known is not None and known.link != link:
+            return "foreign-grant"
+        if (known is None or known.closed) and not self._has_place(link, place_of(grant.flow)):
+            return "too-many-grants"
+        if known is None:
+            if not self._make_room():
+                return "too-many-grants"
+            known = self._by_id[grant.grant] = OpenedGrant(grant, link, self._counters, now_ns=now_ns)
+        elif known.gate.grant != grant:
             refusal = known.gate.replace(grant, now_ns=now_ns)
             if refusal is not None:
                 return refusal.value
-        elif len(self._by_id) >= MAX_GRANTS:
-            return "too-many-grants"
-        else:
-            known = OpenedGrant(grant, link, self._counters, now_ns=now_ns)
-            self._by_id[grant.grant] = known
+        if known.closed:
             self._file(known)
         known.valid = known.gate.validity(self._unix_s) is None
         return None
@@ -87,13 +105,13 @@ class Grants:
         known = self._by_id.get(grant)
         usage = self.usage(grant, link, state=GrantState.CLOSED)
         if known is not None and usage is not None:
-            self._forget(known)
+            self._unfile(known)
         return usage
 
     def usage(self, grant: str, link: str, *, state: GrantState | None = None) -> GrantUsage | None:
         """None: the host behind `link` has no such grant open."""
         known = self._by_id.get(grant)
-        if known is None or known.link != link:
+        if known is None or known.link != link or known.closed:
             return None
         spent = self._counters.value(known.spent)
         if state is None:
@@ -120,66 +138,91 @@ class Grants:
             if self._unix_s > known.gate.grant.expires_unix_s + 2 * EPOCH_SECONDS:
                 self._forget(known)
 
+    def _make_room(self) -> bool:
+        """For one more grant, at the cost of the closed one that expires first."""
+        if len(self._by_id) < MAX_GRANTS:
+            return True
+        closed = [known for known in self._by_id.values() if known.closed]
+        if not closed:
+            return False
+        self._forget(min(closed, key=lambda known: known.gate.grant.expires_unix_s))
+        return True
+
+    def _has_place(self, link: str, place: Place) -> bool:
+        return len(self._by_place.get((link, place), ())) < MAX_GRANTS_PER_FLOW
+
     def _file(self, known: OpenedGrant) -> None:
-        flow = known.gate.grant.flow
-        source = ip_address(flow.source).packed
-        if flow.destination:
-            self._by_flow[known.link, exact_key(flow)] = known
+        key = known.link, known.place
+        self._by_place[key] = (*self._by_place.get(key, ()), known)
+        known.closed = False
+
+    def _unfile(self, known: OpenedGrant) -> None:
+        key = known.link, known.place
+        left = tuple(other for other in self._by_place.get(key, ()) if other is not known)
+        if left:
+            self._by_place[key] = left
         else:
-            self._by_source[known.link, source] = known
+            self._by_place.pop(key, None)
+        known.closed = True
 
     def _forget(self, known: OpenedGrant) -> None:
-        grant = known.gate.grant
-        del self._by_id[grant.grant]
-        source = (known.link, ip_address(grant.flow.source).packed)
-        if self._by_source.get(source) is known:
-            del self._by_source[source]
-        if grant.flow.destination and self._by_flow.get((known.link, exact_key(grant.flow))) is known:
-            del self._by_flow[known.link, exact_key(grant.flow)]
-        for name in ("spent_nanodollars", "packets", "refused_packets"):
-            self._counters.release(f"grant/{grant.grant}/{name}")
+        self._unfile(known)
+        grant = known.gate.grant.grant
+        del self._by_id[grant]
+        for name in GRANT_COUNTERS:
+            self._counters.release(f"grant/{grant}/{name}")
 
     # --- on the packet path -----------------------------------------------------------------------------------------
 
     def take(
         self, link: str, flow: FlowKey, words: bytes, mac: bytes, amount_nanodollars: int, now_ns: int
     ) -> Unpaid | None:
-        """Takes the payment from the flow's grant; None: it is paid."""
-        known = self._by_flow.get((link, flow)) or self._by_source.get((link, flow[0]))
-        if known is None:
-            return Unpaid.NO_GRANT
-        reason = self._refusal(known, flow, words, mac, amount_nanodollars, now_ns)
+        """Takes the payment from one of the flow's grants; None: it is paid."""
+        found = self._by_place
+        candidates = found.get((link, flow), ()) + found.get((link, flow[0]), ())
         add = self._counters.add
-        if reason is not None:
-            add(known.refused, 1)
-            return reason
-        add(known.spent, amount_nanodollars)
-        add(known.packets, 1)
-        return None
+        for known in candidates:
+            if self._made_by(known, flow, words, mac):
+                reason = self._refusal(known, amount_nanodollars, now_ns)
+                if reason is not None:
+                    add(known.refused, 1)
+                    return reason
+                add(known.spent, amount_nanodollars)
+                add(known.packets, 1)
+                return None
+        if not candidates:
+            return Unpaid.NO_GRANT
+        add(candidates[0].refused, 1)
+        return Unpaid.BAD_MAC
 
-    def _refusal(
-        self, known: OpenedGrant, flow: FlowKey, words: bytes, mac: bytes, amount_nanodollars: int, now_ns: int
-    ) -> Unpaid | None:
+    def _made_by(self, known: OpenedGrant, flow: FlowKey, words: bytes, mac: bytes) -> bool:
+        remembered = (known.key, flow, words, mac)
+        if remembered in self._right_macs:
+            return True
+        if matching_epoch(known.key, flow, self._epoch, words, mac) is None:
+            return False
+        if len(self._right_macs) >= MAX_REMEMBERED_MACS:
+            self._right_macs.clear()
+        self._right_macs[remembered] = None
+        return True
+
+    def _refusal(self, known: OpenedGrant, amount_nanodollars: int, now_ns: int) -> Unpaid | None:
         if not known.valid:
             return Unpaid.GRANT_NOT_VALID
-        remembered = (known.key, flow, words, mac)
-        if remembered not in self._right_macs:
-            if matching_epoch(known.key, flow, self._epoch, words, mac) is None:
-                return Unpaid.BAD_MAC
-            if len(self._right_macs) >= MAX_REMEMBERED_MACS:
-                self._right_macs.clear()
-            self._right_macs[remembered] = None
         spent = self._counters.value(known.spent)
         refusal = known.gate.admit(amount_nanodollars, spent_nanodollars=spent, now_ns=now_ns)
         return Unpaid.OVER_CAP if refusal in (Refusal.OVER_SUM, Refusal.OVER_RATE) else None
 
 
-def exact_key(flow: FlowSelector) -> FlowKey:
-    """The 5-tuple that a selector with a destination names."""
+def place_of(selector: FlowSelector) -> Place:
+    """The 5-tuple that a selector with a destination names; else its source address."""
+    source = ip_address(selector.source).packed
+    if not selector.destination:
+        return source
     return FlowKey(
-        ip_address(flow.source).packed,
-        ip_address(flow.destination).packed,
-        flow.protocol,
-        flow.source_port,
-        flow.destination_port,
+        source,
+        ip_address(selector.destination).packed,
+        selector.protocol,
+        selector.source_port,
+        selector.destination_port,
     )

@@ -49,6 +49,7 @@ class LinkPlan:
     overhead_bytes: int = 14
     marking: MarkingRule = MarkingRule.NONE
     tunnel: tuple[bytes, bytes] | None = None  # our and the neighbour's packed addresses
+    tunnel_mtu_bytes: int = 1500  # what the network between us takes whole
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

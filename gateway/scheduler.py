@@ -7,6 +7,7 @@ releases the caller answers.
 Order: strict priority by class, except that the lowest class gets at least `lowest_share_ppm` of what leaves while it
 has something to send (it is best effort, not forbidden); within a class deficit round robin by flow (Shreedhar and
 Varghese 1995). Drops: the tail of the longest flow of the lowest class that waits; control traffic is never dropped.
+Each packet costs a constant time, however many flows there are.
 """
 
 from __future__ import annotations
@@ -23,6 +24,10 @@ PPM = 1_000_000
 CLASSES = CLASS_CONTROL + 1
 QUANTUM_BYTES = 1514
 """Deficit round robin: one full-size frame a turn."""
+SAVED_BYTES = 4 * QUANTUM_BYTES
+"""The lowest class may be behind its share by this much and catch up."""
+LEVEL_BYTES = 256
+"""Flows whose lengths differ by less count as equally long."""
 
 T = TypeVar("T")
 
@@ -64,6 +69,55 @@ class _Flow(Generic[T]):
         self.deficit = 0
 
 
+class _Class(Generic[T]):
+    """The flows of one class in order of service, and by length: the longest one is found without a search."""
+
+    __slots__ = ("_levels", "_top", "flows")
+
+    def __init__(self) -> None:
+        self.flows: OrderedDict[Hashable, _Flow[T]] = OrderedDict()
+        self._levels: dict[int, dict[Hashable, None]] = {}
+        self._top = 0
+
+    def add(self, waiting: Waiting[T]) -> None:
+        flow = self.flows.get(waiting.flow)
+        if flow is None:
+            flow = self.flows[waiting.flow] = _Flow()
+        flow.packets.append(waiting)
+        self._move(waiting.flow, flow, waiting.size_bytes)
+
+    def take(self, key: Hashable, *, last: bool) -> Waiting[T]:
+        flow = self.flows[key]
+        waiting = flow.packets.pop() if last else flow.packets.popleft()
+        self._move(key, flow, -waiting.size_bytes)
+        if not flow.packets:
+            del self.flows[key]
+        return waiting
+
+    def longest(self) -> Hashable:
+        return next(reversed(self._levels[self._top]))
+
+    def head_bytes(self) -> int:
+        return next(iter(self.flows.values())).packets[0].size_bytes
+
+    def _move(self, key: Hashable, flow: _Flow[T], grown_bytes: int) -> None:
+        levels = self._levels
+        before = flow.bytes // LEVEL_BYTES if flow.bytes else -1
+        flow.bytes += grown_bytes
+        after = flow.bytes // LEVEL_BYTES if flow.packets else -1
+        if after == before:
+            return
+        if before >= 0:
+            del levels[before][key]
+            if not levels[before]:
+                del levels[before]
+        if after >= 0:
+            levels.setdefault(after, {})[key] = None
+            self._top = max(self._top, after)
+        while self._top and self._top not in levels:
+            self._top -= 1
+
+
 class Scheduler(Generic[T]):
     """`offer` each packet; `release` when `next_deadline_ns` has come; both say what goes, `offer` also what is
     dropped.
@@ -71,9 +125,9 @@ class Scheduler(Generic[T]):
 
     def __init__(self, settings: SchedulerSettings) -> None:
         self._settings = settings
-        self._classes: list[OrderedDict[Hashable, _Flow[T]]] = [OrderedDict() for _ in range(CLASSES)]
+        self._classes: list[_Class[T]] = [_Class() for _ in range(CLASSES)]
         self._free_at_ns = 0
-        self._lowest_credit_bytes = 0
+        self._lowest_credit = 0  # in bytes times (a million less the share), so that no fraction is lost
         self.backlog_bytes = 0
         self.backlog_packets = 0
 
@@ -88,12 +142,7 @@ class Scheduler(Generic[T]):
 
     def offer(self, waiting: Waiting[T]) -> list[Waiting[T]]:
         """Queues a packet and gives back what had to be dropped for it (perhaps itself)."""
-        flows = self._classes[waiting.service_class]
-        flow = flows.get(waiting.flow)
-        if flow is None:
-            flow = flows[waiting.flow] = _Flow()
-        flow.packets.append(waiting)
-        flow.bytes += waiting.size_bytes
+        self._classes[waiting.service_class].add(waiting)
         self.backlog_bytes += waiting.size_bytes
         self.backlog_packets += 1
         dropped: list[Waiting[T]] = []
@@ -107,10 +156,9 @@ class Scheduler(Generic[T]):
 
     def _drop_one(self, *, at_most_class: int) -> Waiting[T] | None:
         for service_class in range(min(at_most_class, CLASS_CONTROL - 1) + 1):
-            flows = self._classes[service_class]
-            if flows:
-                key = max(flows, key=lambda flow: flows[flow].bytes)
-                return self._take(flows, key, last=True)
+            queue = self._classes[service_class]
+            if queue.flows:
+                return self._take(queue, queue.longest(), last=True)
         return None
 
     # --- out -------------------------------------------------------------------------------------------------------
@@ -142,42 +190,40 @@ class Scheduler(Generic[T]):
 
     def _next(self) -> Waiting[T]:
         lowest = self._classes[CLASS_UNPAID]
-        if lowest and self._lowest_credit_bytes >= self._head_bytes(lowest):
+        weight = PPM - self._settings.lowest_share_ppm
+        if lowest.flows and self._lowest_credit >= lowest.head_bytes() * weight:
             waiting = self._serve(lowest)
-            self._lowest_credit_bytes -= waiting.size_bytes
+            self._lowest_credit -= waiting.size_bytes * weight
             return waiting
         for service_class in range(CLASS_CONTROL, CLASS_UNPAID, -1):
-            flows = self._classes[service_class]
-            if flows:
-                waiting = self._serve(flows)
-                self._credit_lowest(waiting.size_bytes, waits=bool(lowest))
+            queue = self._classes[service_class]
+            if queue.flows:
+                waiting = self._serve(queue)
+                self._credit_lowest(waiting.size_bytes, weight)
                 return waiting
         return self._serve(lowest)
 
-    def _credit_lowest(self, served_bytes: int, *, waits: bool) -> None:
+    def _credit_lowest(self, served_bytes: int, weight: int) -> None:
         """While the lowest class waits, it earns its share of what the others send; idle, it saves nothing up."""
-        share = self._settings.lowest_share_ppm
-        earned = self._lowest_credit_bytes * PPM + served_bytes * share * PPM // (PPM - share)
-        self._lowest_credit_bytes = min(earned // PPM, 4 * QUANTUM_BYTES) if waits else 0
+        lowest = self._classes[CLASS_UNPAID]
+        if not lowest.flows:
+            self._lowest_credit = 0
+            return
+        earned = self._lowest_credit + served_bytes * self._settings.lowest_share_ppm
+        self._lowest_credit = min(earned, max(SAVED_BYTES, lowest.head_bytes()) * weight)
 
-    def _head_bytes(self, flows: OrderedDict[Hashable, _Flow[T]]) -> int:
-        return next(iter(flows.values())).packets[0].size_bytes
-
-    def _serve(self, flows: OrderedDict[Hashable, _Flow[T]]) -> Waiting[T]:
+    def _serve(self, queue: _Class[T]) -> Waiting[T]:
+        flows = queue.flows
         while True:
             key, flow = next(iter(flows.items()))
             if flow.deficit >= flow.packets[0].size_bytes:
                 flow.deficit -= flow.packets[0].size_bytes
-                return self._take(flows, key, last=False)
+                return self._take(queue, key, last=False)
             flow.deficit += QUANTUM_BYTES
             flows.move_to_end(key)
 
-    def _take(self, flows: OrderedDict[Hashable, _Flow[T]], key: Hashable, *, last: bool) -> Waiting[T]:
-        flow = flows[key]
-        waiting = flow.packets.pop() if last else flow.packets.popleft()
-        flow.bytes -= waiting.size_bytes
+    def _take(self, queue: _Class[T], key: Hashable, *, last: bool) -> Waiting[T]:
+        waiting = queue.take(key, last=last)
         self.backlog_bytes -= waiting.size_bytes
         self.backlog_packets -= 1
-        if not flow.packets:
-            del flows[key]
         return waiting

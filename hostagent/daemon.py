@@ -42,7 +42,7 @@ from hostagent.commands import (
     SetUplink,
     Tick,
 )
-from hostagent.configuration import OWNER, Configuration, desired_state, load
+from hostagent.configuration import OWNER, Configuration, desired_state, load, plan_of
 from hostagent.flowbook import FlowBook
 from hostagent.flows import Flow
 from hostagent.granting import Granting
@@ -78,6 +78,7 @@ class Agent:
 
     def __init__(self, configuration: Configuration, config_path: Path) -> None:
         self._configuration = configuration
+        plan_of(configuration)  # an unknown interface is said before anything is opened
         directory = configuration.state_directory
         self._counters_path = directory / "counters"
         self._identity = NodeIdentity.load_or_create(directory, name=configuration.agent.name)
@@ -202,7 +203,8 @@ class Agent:
     async def _turns(self) -> None:
         while True:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._hurry.wait(), TURN_S)
+                async with asyncio.timeout(TURN_S):
+                    await self._hurry.wait()
             self._hurry.clear()
             with contextlib.suppress(ReaderUnavailable):
                 await self._turn()

@@ -28,7 +28,7 @@ class LossLine:
     receiver: str
     interval: int
     nanodollars: int
-    kind: str  # "loss" or "excess"
+    kind: str  # `sent − received` grows by "loss" and "withdrawn", shrinks by "found" and "excess"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,10 +45,13 @@ class SettlementLine:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeBooks:
     node: str
+    is_gateway: bool
     links: tuple[LinkCount, ...]
     retained_nanodollars: int  # tolls, or the receiving host's share
     kept_nanodollars: int  # of packets dropped or lost inside
     in_hand_nanodollars: int = 0  # a receiving host's pools: to be returned with packets that have not come yet
+    returned_nanodollars: int = 0  # a receiving host's refunds of others' payments: a part of what it sent
+    refunded_nanodollars: int = 0  # a paying host's: what came back of its own payments
     losses: tuple[LossLine, ...] = ()
     settlements: tuple[SettlementLine, ...] = ()
     statements_agree: bool = True  # the last comparison with each neighbour covered everything counted

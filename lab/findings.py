@@ -7,13 +7,28 @@ from __future__ import annotations
 
 from typing import assert_never
 
-from lab.report import Finding, Report
-from lab.topology import Alike, Amounts, AnyExpectation, Faster, Scenario
+from lab.measures import link_text
+from lab.report import ExchangeResult, Finding, Report
+from lab.topology import (
+    Alike,
+    Amounts,
+    Answered,
+    AnyExpectation,
+    Faster,
+    Loss,
+    Packets,
+    Passes,
+    Scenario,
+    Settled,
+)
+
+THRESHOLD = "threshold"
 
 
-def findings_of(scenario: Scenario, report: Report) -> tuple[Finding, ...]:
-    findings = [_books(report), _taps(report)]
-    findings += [_expected(expectation, report) for expectation in scenario.expect]
+def findings_of(scenario: Scenario, report: Report, *, scale: float = 1.0) -> tuple[Finding, ...]:
+    """`scale`: how much longer than the scenario says the traffic ran."""
+    findings = [_books(report), _statements(report), _settlements(scenario, report), _taps(report)]
+    findings += [_expected(expectation, report, scale) for expectation in scenario.expect]
     return tuple(findings)
 
 
@@ -24,13 +39,28 @@ def _books(report: Report) -> Finding:
     return Finding(what="every nanodollar is accounted for", ok=error == 0, detail=detail)
 
 
+def _statements(report: Report) -> Finding:
+    doubting = [node.node for node in report.nodes if not node.statements_agree]
+    detail = f"not yet at {', '.join(doubting)}" if doubting else f"at all {len(report.nodes)} nodes"
+    return Finding(what="the neighbours' signed statements agree", ok=not doubting, detail=detail)
+
+
+def _settlements(scenario: Scenario, report: Report) -> Finding:
+    """Exactly at the threshold, never a nanodollar more or less."""
+    threshold = scenario.settlement_threshold_nanodollars
+    made = [item.nanodollars for item in report.settlements if item.reason == THRESHOLD]
+    other = sorted({amount for amount in made if amount != threshold})
+    detail = f"also of {', '.join(map(str, other))}" if other else f"{len(made)} of {threshold:,} nanodollars each"
+    return Finding(what="debts were settled exactly at the threshold", ok=not other, detail=detail)
+
+
 def _taps(report: Report) -> Finding:
     return Finding(
         what="the taps saw every packet", ok=report.tap_drops == 0, detail=f"{report.tap_drops:,} not captured"
     )
 
 
-def _expected(expectation: AnyExpectation, report: Report) -> Finding:
+def _expected(expectation: AnyExpectation, report: Report, scale: float) -> Finding:
     match expectation:
         case Amounts():
             return _amounts(expectation, report)
@@ -38,12 +68,36 @@ def _expected(expectation: AnyExpectation, report: Report) -> Finding:
             return _faster(expectation, report)
         case Alike():
             return _alike(expectation, report)
+        case Passes():
+            return _passes(expectation, report)
+        case Answered():
+            return _answered(expectation, report)
+        case Packets():
+            wanted = int(expectation.at_least * min(1.0, scale))
+            return Finding(
+                what=f"hosts sent at least {wanted:,} paid packets",
+                ok=report.packets >= wanted,
+                detail=f"{report.packets:,}",
+            )
+        case Loss():
+            return _loss(expectation, report)
+        case Settled():
+            count = sum(item.reason == THRESHOLD for item in report.settlements)
+            return Finding(
+                what=f"balances reached the threshold at least {expectation.at_least} times",
+                ok=count >= expectation.at_least,
+                detail=f"{count} times",
+            )
         case _:
             assert_never(expectation)
 
 
+def _exchange(name: str, report: Report) -> ExchangeResult | None:
+    return next((one for one in report.exchanges if one.name == name), None)
+
+
 def _amounts(expectation: Amounts, report: Report) -> Finding:
-    exchange = next((one for one in report.exchanges if one.name == expectation.exchange), None)
+    exchange = _exchange(expectation.exchange, report)
     packet = exchange.packet if exchange else None
     seen = packet.amounts_nanodollars if packet else ()
     wanted = ", ".join(map(str, expectation.are))
@@ -72,4 +126,36 @@ def _alike(expectation: Alike, report: Report) -> Finding:
         f"{expectation.within_percent:g} %",
         ok=apart < expectation.within_percent,
         detail=f"{one:.2f} and {other:.2f} Mbit/s, {apart:.1f} % apart",
+    )
+
+
+def _passes(expectation: Passes, report: Report) -> Finding:
+    exchange = _exchange(expectation.exchange, report)
+    link = link_text(*expectation.link)
+    sent = exchange.sent if exchange else 0
+    seen = exchange.crossings.get(link, 0) if exchange else 0
+    return Finding(
+        what=f"at least {expectation.at_least_percent:g} % of the requests “{expectation.exchange}” pass {link}",
+        ok=sent > 0 and 100 * seen >= expectation.at_least_percent * sent,
+        detail=f"{seen:,} of {sent:,}",
+    )
+
+
+def _answered(expectation: Answered, report: Report) -> Finding:
+    exchange = _exchange(expectation.exchange, report)
+    sent, answered = (exchange.sent, exchange.answered) if exchange else (0, 0)
+    return Finding(
+        what=f"at least {expectation.at_least_percent:g} % of the requests “{expectation.exchange}” are answered",
+        ok=sent > 0 and 100 * answered >= expectation.at_least_percent * sent,
+        detail=f"{answered:,} of {sent:,}",
+    )
+
+
+def _loss(expectation: Loss, report: Report) -> Finding:
+    lines = [line for line in report.losses if (line.sender, line.receiver) == expectation.link]
+    lost = sum(line.nanodollars for line in lines if line.kind == "loss")
+    return Finding(
+        what=f"the books name what was lost on {link_text(*expectation.link)}",
+        ok=lost > 0,
+        detail=f"{lost:,} nanodollars in {len(lines)} lines",
     )

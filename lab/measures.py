@@ -5,8 +5,9 @@ Decides: which differences are explained.  Refuses to know: how tallies and book
 
 On one direction of a link money can only become less: counted by the payer ≥ sent ≥ received ≥ counted by the payee.
 The first step down needs drops of the sender's queue, the others a lossy wire or a payee that was down; the whole of
-it must be what the books name as link loss. Inside a gateway: received = sent + retained + kept. Everything else is
-`conservation error`. Source: Bill-Pay 1.1 (Figure 1), 2.3 (two counters); ARCHITECTURE, "what is counted where"."""
+it must be what the books name as link loss. Inside a gateway: received = sent + retained + kept. Inside a host:
+received = share + returned + refunded + in hand + kept, nothing of it below 0. Everything else is `conservation
+error`. Source: Bill-Pay 1.1 (Figure 1), 2.3 (two counters); ARCHITECTURE, "what is counted where"."""
 
 from __future__ import annotations
 
@@ -22,6 +23,7 @@ from lab.topology import NodeKind, Scenario
 from lab.traffic import Counted
 
 Hop = tuple[str, str]
+_GROWING = ("loss", "withdrawn")  # by these kinds of lines sent − received grows; by the others it shrinks
 
 
 def payment_links(scenario: Scenario) -> list[Hop]:
@@ -53,6 +55,10 @@ class Tallies:
                 if label in by_label:
                     self._ends[at, towards] = by_label[label]
         self.drops = sum(end.dropped for end in report.ends)
+
+    def ends(self) -> Iterable[tuple[Hop, EndReport]]:
+        """All watched ends of cables, as (node, neighbour)."""
+        return self._ends.items()
 
     def at(self, node: str, towards: str) -> EndReport | None:
         """What was seen at `node`'s end of its cable (the first of the way, for a tunnel) towards another node."""
@@ -112,23 +118,29 @@ def named_losses(books: Mapping[str, NodeBooks]) -> list[LossLine]:
     return sorted(lines.values(), key=lambda line: (line.interval, line.sender, line.receiver))
 
 
-def conservation_error(
-    links: Iterable[LinkResult], losses: Iterable[LossLine], books: Mapping[str, NodeBooks], gateways: Iterable[str]
-) -> int:
+def conservation_error(links: Iterable[LinkResult], losses: Iterable[LossLine], books: Mapping[str, NodeBooks]) -> int:
     """Nanodollars that neither the wire nor a named loss explains; 0 means that every one is accounted for."""
     named: Counter[Hop] = Counter()
     for line in losses:
-        named[line.sender, line.receiver] += line.nanodollars if line.kind == "loss" else -line.nanodollars
+        grows = line.kind in _GROWING
+        named[line.sender, line.receiver] += line.nanodollars if grows else -line.nanodollars
     error = 0
     for link in links:
         if link.counted_by_from is None or link.counted_by_to is None:
             continue
         error += _link_error(link, named[link.sender, link.receiver])
-    for name in gateways:
-        node = books[name]
+    return error + sum(_node_error(node) for node in books.values())
+
+
+def _node_error(node: NodeBooks) -> int:
+    """What a node's own books do not explain."""
+    if node.is_gateway:
         inside = node.received_nanodollars - node.sent_nanodollars
-        error += abs(inside - node.retained_nanodollars - node.kept_nanodollars)
-    return error
+        return abs(inside - node.retained_nanodollars - node.kept_nanodollars)
+    used = node.retained_nanodollars + node.returned_nanodollars + node.refunded_nanodollars
+    used += node.in_hand_nanodollars + node.kept_nanodollars
+    too_little = min(0, node.in_hand_nanodollars) + min(0, node.sent_nanodollars - node.returned_nanodollars)
+    return abs(node.received_nanodollars - used) - too_little
 
 
 def _link_error(link: LinkResult, named_loss: int) -> int:
@@ -155,6 +167,8 @@ def node_results(books: Mapping[str, NodeBooks]) -> list[NodeResult]:
             retained_nanodollars=node.retained_nanodollars,
             kept_nanodollars=node.kept_nanodollars,
             in_hand_nanodollars=node.in_hand_nanodollars,
+            refunded_nanodollars=node.refunded_nanodollars,
+            statements_agree=node.statements_agree,
         )
         for node in books.values()
     ]
@@ -193,10 +207,25 @@ def exchange_result(
         sent=counted.sent,
         answered=counted.received,
         median_us=counted.median_us,
+        crossings=_crossings(stream, tallies),
         seen_on_all_links=len(complete),
         packet=followed_packet(figure, most[0][0]) if most else None,
         like_it=most[0][1] if most else 0,
     )
+
+
+def _crossings(stream: int, tallies: Tallies) -> dict[str, int]:
+    """How many numbered packets of a stream left over each link, whether paid or not."""
+    counts = {}
+    for (sender, receiver), end in tallies.ends():
+        count = sum(number == stream for number, _, _ in end.sent.followed)
+        if count:
+            counts[link_text(sender, receiver)] = count
+    return counts
+
+
+def link_text(sender: str, receiver: str) -> str:
+    return f"{sender}→{receiver}"
 
 
 def followed_packet(figure: Sequence[str], amounts: tuple[int, ...]) -> FollowedPacket:

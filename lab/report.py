@@ -10,6 +10,8 @@ from rich.console import Console
 from rich.table import Table
 
 from billpay.money import show_nanodollars
+from lab.books import LossLine, SettlementLine
+from lab.wire import WireReport
 
 _PLAIN_WIDTH = 120
 
@@ -43,6 +45,7 @@ class ExchangeResult(ReportValue, frozen=True, kw_only=True):
     answered: int
     median_us: int | None
     seen_on_all_links: int
+    crossings: dict[str, int]  # how many requests and replies were seen on each directed link, as in "X→Z"
     packet: FollowedPacket | None  # the most frequent one of those
     like_it: int  # how many had exactly these amounts
 
@@ -68,6 +71,16 @@ class LossResult(ReportValue, frozen=True, kw_only=True, rename={"sender": "from
     nanodollars: int
     kind: str
 
+    @classmethod
+    def of(cls, line: LossLine) -> LossResult:
+        return cls(
+            sender=line.sender,
+            receiver=line.receiver,
+            interval=line.interval,
+            nanodollars=line.nanodollars,
+            kind=line.kind,
+        )
+
 
 class SettlementResult(ReportValue, frozen=True, kw_only=True, rename={"debtor": "from", "creditor": "to"}):
     debtor: str
@@ -75,6 +88,16 @@ class SettlementResult(ReportValue, frozen=True, kw_only=True, rename={"debtor":
     number: int
     nanodollars: int
     reason: str
+
+    @classmethod
+    def of(cls, line: SettlementLine) -> SettlementResult:
+        return cls(
+            debtor=line.debtor,
+            creditor=line.creditor,
+            number=line.number,
+            nanodollars=line.nanodollars,
+            reason=line.reason,
+        )
 
 
 class BalanceResult(ReportValue, frozen=True, kw_only=True):
@@ -91,7 +114,9 @@ class NodeResult(ReportValue, frozen=True, kw_only=True):
     sent_nanodollars: int
     retained_nanodollars: int
     kept_nanodollars: int  # of packets that were dropped inside
-    in_hand_nanodollars: int
+    in_hand_nanodollars: int  # to be returned with packets that have not left yet
+    refunded_nanodollars: int  # came back of what it paid itself
+    statements_agree: bool  # with all neighbours, over everything that was counted
 
 
 class TransferResult(ReportValue, frozen=True, kw_only=True):
@@ -110,6 +135,16 @@ class WireResult(ReportValue, frozen=True, kw_only=True):
     lost: int
     reordered: int
     overflowed: int
+
+    @classmethod
+    def of(cls, wire: WireReport) -> WireResult:
+        return cls(
+            link=wire.name,
+            forwarded=wire.forwarded,
+            lost=wire.lost,
+            reordered=wire.reordered,
+            overflowed=wire.overflowed,
+        )
 
 
 class Finding(ReportValue, frozen=True, kw_only=True):

@@ -20,28 +20,16 @@ from typing import IO
 from billpay.errors import EnvironmentFault
 from lab.books import NodeBooks
 from lab.daemons import Daemons
-from lab.findings import findings_of
-from lab.measures import (
-    Hop,
-    Tallies,
-    balances,
-    cable_label,
-    conservation_error,
-    exchange_result,
-    link_results,
-    named_losses,
-    node_results,
-    payment_links,
-    tunnel_way,
-)
+from lab.measures import Hop, cable_label, payment_links, tunnel_way
 from lab.namespaces import Network, gain_privilege
+from lab.outcome import make_report
 from lab.plan import Plan, make_plan
-from lab.report import LossResult, Report, SettlementResult, TransferResult, WireResult
+from lab.report import Report
 from lab.scenarios import find_scenario
-from lab.steps import Interrupted, Outcome, Steps, harm_of, wire_name
+from lab.steps import Interrupted, Steps, harm_of, wire_name
 from lab.taps import Orders, TapReport, Taps, Watch
-from lab.topology import NodeKind, Scenario
-from lab.wire import WireOrder, WireReport, Wires
+from lab.topology import Scenario
+from lab.wire import WireOrder, Wires
 
 _SETTLE_INTERVALS = 6  # statement intervals that the books may take to agree
 _SETTLE_POLL_S = 0.5
@@ -95,7 +83,7 @@ class _Run:
         self.progress = progress
         self.directory = Path(tempfile.mkdtemp(prefix="hostagent-lab-"))
         self._family = family
-        self._scale = seconds / scenario.seconds if seconds and scenario.seconds else 1.0
+        self._scale = scenario.scale_for(seconds) if seconds else 1.0
         self._pcap = pcap
         self._keep = keep
         self._stop = stop
@@ -115,11 +103,6 @@ class _Run:
                 self.progress(f"logs and books are in {self.directory}")
             else:
                 shutil.rmtree(self.directory, ignore_errors=True)
-
-    def socket(self) -> Path | None:
-        """The local API of the first host's agent, for the terminal UI."""
-        hosts = [node.name for node in self.scenario.nodes if node.kind is NodeKind.HOST]
-        return self.daemons.socket_of(hosts[0]) if self.daemons is not None and hosts else None
 
     def _work(self, start_s: float) -> Report:
         with contextlib.ExitStack() as open_things:
@@ -149,7 +132,18 @@ class _Run:
             drops = _queue_drops(network)
             wire_reports = wires.report() if wires else []
             self.progress("taking everything down")
-        return self._report(outcome, books, tap_report, drops, wire_reports, time.monotonic() - start_s)
+        return make_report(
+            self.plan,
+            outcome,
+            books,
+            tap_report,
+            family=self._family,
+            drops=drops,
+            wires=wire_reports,
+            took_s=time.monotonic() - start_s,
+            scale=self._scale,
+            directory=str(self.directory) if self._keep else "",
+        )
 
     def _check(self) -> None:
         if self._stop.is_set():
@@ -204,91 +198,6 @@ class _Run:
                 return books, tally
             steps.wait(_SETTLE_POLL_S)
 
-    def _report(
-        self,
-        outcome: Outcome,
-        books: dict[str, NodeBooks],
-        tap_report: TapReport,
-        drops: Mapping[Hop, int],
-        wires: list[WireReport],
-        took_s: float,
-    ) -> Report:
-        scenario = self.scenario
-        tallies = Tallies(self.plan, tap_report)
-        links = link_results(scenario, tallies, books, drops)
-        losses = named_losses(books)
-        gateways = [node.name for node in scenario.nodes if node.kind is NodeKind.ISP and node.name in books]
-        exchanges = [
-            exchange_result(name, stream, scenario.figure, tallies, counted)
-            for name, stream, counted in outcome.exchanges
-        ]
-        hosts = {node.name for node in scenario.nodes if node.kind is NodeKind.HOST}
-        paid_ports = {rule.port for node in scenario.nodes for rule in node.rules}
-        transfers = [
-            TransferResult(
-                name=goodput.name,
-                paid=port in paid_ports,
-                mbit_s=round(goodput.bit_s / 1e6, 3),
-                bytes=goodput.bytes,
-                seconds=round(goodput.seconds, 2),
-                congestion_control=control,
-                trouble=goodput.trouble,
-            )
-            for goodput, control, port in outcome.transfers
-        ]
-        settlements = {(s.debtor, s.creditor, s.number): s for node in books.values() for s in node.settlements}
-        report = Report(
-            scenario=scenario.name,
-            title=scenario.title,
-            ip=str(self._family),
-            seconds=round(took_s, 1),
-            packet=exchanges[-1].packet if exchanges else None,
-            exchanges=tuple(exchanges),
-            links=tuple(links),
-            nodes=tuple(node_results(books)),
-            balances=tuple(balances(links)),
-            conservation_error_nanodollars=conservation_error(links, losses, books, gateways) if books else None,
-            goodput_mbit_s={transfer.name: transfer.mbit_s for transfer in transfers},
-            transfers=tuple(transfers),
-            packets=sum(link.packets for link in links if link.sender in hosts),
-            crossings=sum(link.packets for link in links),
-            losses=tuple(
-                LossResult(
-                    sender=line.sender,
-                    receiver=line.receiver,
-                    interval=line.interval,
-                    nanodollars=line.nanodollars,
-                    kind=line.kind,
-                )
-                for line in losses
-            ),
-            settlements=tuple(
-                SettlementResult(
-                    debtor=line.debtor,
-                    creditor=line.creditor,
-                    number=line.number,
-                    nanodollars=line.nanodollars,
-                    reason=line.reason,
-                )
-                for line in settlements.values()
-            ),
-            wires=tuple(
-                WireResult(
-                    link=wire.name,
-                    forwarded=wire.forwarded,
-                    lost=wire.lost,
-                    reordered=wire.reordered,
-                    overflowed=wire.overflowed,
-                )
-                for wire in wires
-            ),
-            tap_drops=tallies.drops,
-            events=tuple(outcome.events),
-            findings=(),
-            directory=str(self.directory) if self._keep else "",
-        )
-        return report.with_findings(findings_of(scenario, report))
-
 
 def watches(network: Network) -> tuple[Watch, ...]:
     """Both ends of every cable on which payments can travel, with the gateways that they should come from."""
@@ -301,21 +210,18 @@ def watches(network: Network) -> tuple[Watch, ...]:
     }
     hops = payment_links(plan.scenario)
     hops += [(node, via) for node, via in far_ends if via]
-    found = []
-    for cable in plan.cables:
-        one, other = (end.node for end in cable.ends)
-        for end in cable.ends:
-            if (end.node, end.peer) in hops:
-                found.append(
-                    Watch(
-                        label=cable_label(one, other, end.node),
-                        pid=network[end.node].pid,
-                        interface=end.interface,
-                        sender_as=numbers[end.node],
-                        peer_as=numbers[far_ends.get((end.node, end.peer), end.peer)],
-                    )
-                )
-    return tuple(found)
+    return tuple(
+        Watch(
+            label=cable_label(cable.ends[0].node, cable.ends[1].node, end.node),
+            pid=network[end.node].pid,
+            interface=end.interface,
+            sender_as=numbers[end.node],
+            peer_as=numbers[far_ends.get((end.node, end.peer), end.peer)],
+        )
+        for cable in plan.cables
+        for end in cable.ends
+        if (end.node, end.peer) in hops
+    )
 
 
 def _counts(books: Mapping[str, NodeBooks]) -> list[tuple[str, int, int]]:

@@ -57,12 +57,23 @@ class Faults(Protocol):
     def restart(self, node: str) -> None: ...
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Transferred:
+    """A transfer's goodput, and from where to where it went."""
+
+    goodput: Goodput
+    source: str
+    destination: str
+    port: int
+    congestion_control: str = ""
+
+
 @dataclass(slots=True, kw_only=True)
 class Outcome:
     """What the steps brought."""
 
     exchanges: list[tuple[str, int, Counted]] = field(default_factory=list)  # name, stream, counts
-    transfers: list[tuple[Goodput, str, int]] = field(default_factory=list)  # congestion control, port
+    transfers: list[Transferred] = field(default_factory=list)
     events: list[str] = field(default_factory=list)
 
 
@@ -74,7 +85,7 @@ class Steps:
         network: Network,
         *,
         family: int,
-        faults: Faults | None,
+        faults: Faults,
         wires: Wires | None,
         directory: Path,
         scale: float,
@@ -128,8 +139,9 @@ class Steps:
     def _do(self, step: AnyStep, number: int) -> None:
         match step:
             case Pause():
-                self._progress(f"waiting {step.seconds * self._scale:.0f} s")
-                self.wait(step.seconds * self._scale)
+                seconds = step.seconds * self._scale if step.stretches else step.seconds
+                self._progress(f"waiting {seconds:.0f} s")
+                self.wait(seconds)
             case Flood():
                 self._start_flood(step)
             case Stop():
@@ -143,13 +155,11 @@ class Steps:
             case Impair():
                 self._impair(step)
             case Kill():
+                self._faults.kill(step.node, step.signal)
                 self._event(f"SIG{step.signal} to the daemon of {step.node}")
-                if self._faults:
-                    self._faults.kill(step.node, step.signal)
             case Restart():
-                self._event(f"daemon of {step.node} started again")
-                if self._faults:
-                    self._faults.restart(step.node)
+                self._faults.restart(step.node)
+                self._event(f"daemon of {step.node} started again, its neighbours have agreed with it")
             case _:
                 assert_never(step)
 
@@ -254,6 +264,7 @@ class Steps:
                     port=flow.port,
                     seconds=seconds,
                     congestion_control=step.congestion_control,
+                    rate_bit_s=flow.rate_bit_s,
                     errors=self._log,
                 )
                 running.callback(transfer.close)
@@ -270,7 +281,15 @@ class Steps:
                 name=flow.name, bit_s=int(count * 8 / passed_s), bytes=count, seconds=passed_s, trouble=trouble
             )
             self._progress(f"  “{flow.name}”: {goodput.bit_s / 1e6:.2f} Mbit/s")
-            self.outcome.transfers.append((goodput, step.congestion_control, flow.port))
+            self.outcome.transfers.append(
+                Transferred(
+                    goodput=goodput,
+                    source=flow.source,
+                    destination=flow.destination,
+                    port=flow.port,
+                    congestion_control=step.congestion_control,
+                )
+            )
 
     def _fetch(self, step: Fetch) -> None:
         self._progress(
@@ -279,7 +298,9 @@ class Steps:
         host = self._plan.address(step.destination, self._family)
         goodput = fetch(self._network[step.source], name=step.name, host=host, port=step.port, at_most_s=_FETCH_S)
         self._progress(f"  “{step.name}”: {goodput.bit_s / 1e6:.2f} Mbit/s")
-        self.outcome.transfers.append((goodput, "", step.port))
+        self.outcome.transfers.append(
+            Transferred(goodput=goodput, source=step.source, destination=step.destination, port=step.port)
+        )
 
     # --- faults -------------------------------------------------------------------------------------------------------
 

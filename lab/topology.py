@@ -27,6 +27,7 @@ Amount = Annotated[int, msgspec.Meta(ge=0, le=0xFF_FFFF)]
 Port = Annotated[int, msgspec.Meta(ge=1, le=65535)]
 Seconds = Annotated[float, msgspec.Meta(gt=0, le=86_400)]
 DEFAULT_DESTINATION = "default"
+LEAST_SCALE = 0.1  # a run that is asked to be shorter than this is still that long
 
 
 class ScenarioValue(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -69,6 +70,7 @@ class Node(ScenarioValue, frozen=True, kw_only=True):
     kind: NodeKind
     as_number: Annotated[int, msgspec.Meta(ge=0, le=65535)] = 0
     share_nanodollars: Amount = 1  # host: what it keeps of each paid packet that it receives
+    delay_value_nanodollars_per_ms: Annotated[int, msgspec.Meta(ge=0, le=10**6)] = 1  # host: its packets' time
     tolls: tuple[Toll, ...] = ()
     rules: tuple[Rule, ...] = ()
     ignores_wishes: bool = False  # ISP: a user-OAD binds nobody, and this one heeds none
@@ -124,6 +126,7 @@ class Step(ScenarioValue, frozen=True, kw_only=True, tag_field="do"):
 
 class Pause(Step, frozen=True, kw_only=True, tag="pause"):
     seconds: Seconds
+    stretches: bool = False  # longer and shorter with the run; else it gives something the time that it needs
 
 
 class Flood(Step, frozen=True, kw_only=True, tag="flood"):
@@ -159,6 +162,7 @@ class Transfer(ScenarioValue, frozen=True, kw_only=True):
     source: NodeName
     destination: NodeName
     port: Port
+    rate_bit_s: BitRate | None = None  # the program sends no faster than that; None: as fast as TCP can
 
 
 class Transfers(Step, frozen=True, kw_only=True, tag="transfers"):
@@ -231,7 +235,40 @@ class Alike(Expectation, frozen=True, kw_only=True, tag="alike"):
     within_percent: Annotated[float, msgspec.Meta(gt=0, le=100)]
 
 
-AnyExpectation = Amounts | Faster | Alike
+class Passes(Expectation, frozen=True, kw_only=True, tag="passes"):
+    """So many requests of an exchange (of those that were sent) went over a link, paid or not."""
+
+    exchange: str
+    link: tuple[NodeName, NodeName]  # in the packets' direction
+    at_least_percent: Annotated[float, msgspec.Meta(gt=0, le=100)]
+
+
+class Answered(Expectation, frozen=True, kw_only=True, tag="answered"):
+    """So many requests of an exchange got their reply."""
+
+    exchange: str
+    at_least_percent: Annotated[float, msgspec.Meta(gt=0, le=100)]
+
+
+class Packets(Expectation, frozen=True, kw_only=True, tag="packets"):
+    """The run's length: paid packets that hosts sent (less, when a run is asked to be shorter)."""
+
+    at_least: Annotated[int, msgspec.Meta(ge=1)]
+
+
+class Loss(Expectation, frozen=True, kw_only=True, tag="loss"):
+    """The books of a link's neighbours name payments that were lost on it, in its direction."""
+
+    link: tuple[NodeName, NodeName]
+
+
+class Settled(Expectation, frozen=True, kw_only=True, tag="settled"):
+    """So many times a balance reached the threshold and was settled."""
+
+    at_least: Annotated[int, msgspec.Meta(ge=1)]
+
+
+AnyExpectation = Amounts | Faster | Alike | Passes | Answered | Packets | Loss | Settled
 
 
 class Scenario(ScenarioValue, frozen=True, kw_only=True):
@@ -241,6 +278,7 @@ class Scenario(ScenarioValue, frozen=True, kw_only=True):
     statement_interval_s: Annotated[int, msgspec.Meta(ge=1, le=60)] = 2
     settlement_threshold_nanodollars: Annotated[int, msgspec.Meta(ge=1, le=10**15)] = 20_000
     figure: tuple[NodeName, ...] = ()  # the nodes that a followed request and its reply pass, in order: "AXYBZXA"
+    shows: str = ""  # the exchange whose packet the report shows first; "": the last one
     nodes: Annotated[tuple[Node, ...], msgspec.Meta(min_length=2, max_length=32)]
     links: Annotated[tuple[Link, ...], msgspec.Meta(min_length=1, max_length=99)]
     routes: tuple[Route, ...] = ()
@@ -264,6 +302,12 @@ class Scenario(ScenarioValue, frozen=True, kw_only=True):
     def seconds(self) -> float:
         """How long the steps take, without starting up and settling."""
         return sum(getattr(step, "seconds", 0.0) for step in self.steps if not getattr(step, "background", False))
+
+    def scale_for(self, seconds: float) -> float:
+        """By how much to stretch the steps so that they take so long; pauses that do not stretch keep their length."""
+        fixed = sum(step.seconds for step in self.steps if isinstance(step, Pause) and not step.stretches)
+        stretching = self.seconds - fixed
+        return max(LEAST_SCALE, (seconds - fixed) / stretching) if stretching > 0 else 1.0
 
 
 def load(path: Path) -> Scenario:
@@ -295,15 +339,44 @@ def _contradictions(scenario: Scenario) -> Iterator[tuple[str, str]]:
                 yield f"nodes.{node.name}.tolls", f"{node.name} has no link to {toll.towards}"
     hops = [("routes", route.node, route.via) for route in scenario.routes]
     hops += [("alternatives", alternative.node, alternative.via) for alternative in scenario.alternatives]
-    hops += [("figure", *pair) for pair in pairwise(scenario.figure)]
     hops += [("steps", *step.link) for step in scenario.steps if isinstance(step, Impair)]
     for key, node_name, via in hops:
         if frozenset((node_name, via)) not in cables:
             yield key, f"{node_name} has no link to {via}"
+    ways = [*cables, *(frozenset(tunnel.ends) for tunnel in scenario.tunnels)]
+    payments = [("figure", *pair) for pair in pairwise(scenario.figure)]
+    payments += [("expect", *item.link) for item in scenario.expect if isinstance(item, Passes | Loss)]
+    for key, node_name, via in payments:
+        if frozenset((node_name, via)) not in ways:
+            yield key, f"{node_name} has neither a link nor a tunnel to {via}"
     wires = {frozenset(link.ends) for link in scenario.links if link.has_wire}
     for step in scenario.steps:
         if isinstance(step, Impair) and frozenset(step.link) not in wires:
             yield "steps", f"the link {'–'.join(step.link)} has no wire process: give it `wire = true`"
+    yield from _unknown_names(scenario)
+
+
+def _unknown_names(scenario: Scenario) -> Iterator[tuple[str, str]]:
+    """Expectations of traffic that no step makes would never hold, and floods that nobody started cannot be stopped."""
+    exchanges = {step.name for step in scenario.steps if isinstance(step, Exchange)}
+    transfers = {flow.name for step in scenario.steps if isinstance(step, Transfers) for flow in step.flows}
+    transfers |= {step.name for step in scenario.steps if isinstance(step, Fetch)}
+    floods = {step.name for step in scenario.steps if isinstance(step, Flood)}
+    if scenario.shows and scenario.shows not in exchanges:
+        yield "shows", f"there is no exchange {scenario.shows!r}"
+    for step in scenario.steps:
+        if isinstance(step, Stop) and step.name not in floods:
+            yield "steps", f"there is no flood {step.name!r}"
+    for item in scenario.expect:
+        wanted: tuple[str, ...] = ()
+        if isinstance(item, Amounts | Passes | Answered):
+            wanted, known = (item.exchange,), exchanges
+        elif isinstance(item, Faster | Alike):
+            wanted = (item.transfer, item.than) if isinstance(item, Faster) else item.transfers
+            known = transfers
+        for name in wanted:
+            if name not in known:
+                yield "expect", f"there is no exchange or transfer {name!r}"
 
 
 def _mentions(scenario: Scenario) -> Iterator[tuple[str, str]]:
@@ -325,3 +398,8 @@ def _mentions(scenario: Scenario) -> Iterator[tuple[str, str]]:
             for field in ("source", "destination", "node"):
                 if hasattr(flow, field):
                     yield "steps", getattr(flow, field)
+        if isinstance(step, Impair):
+            yield from (("steps", name) for name in step.link)
+    for item in scenario.expect:
+        if isinstance(item, Passes | Loss):
+            yield from (("expect", name) for name in item.link)

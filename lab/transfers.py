@@ -57,12 +57,14 @@ class IperfTransfer:
         port: int,
         seconds: float,
         congestion_control: str,
+        rate_bit_s: int | None,
         errors: IO[bytes],
     ) -> None:
         self._process = namespace.start(
             [
                 *("iperf3", "--client", destination, "--bind", source, "--port", str(port)),
                 *("--time", str(int(seconds) + _OVERTIME_S), "--congestion", congestion_control),
+                *(("--bitrate", str(rate_bit_s)) if rate_bit_s else ()),
             ],
             stdout=errors,
             stderr=errors,

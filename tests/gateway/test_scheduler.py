@@ -38,7 +38,9 @@ def served(queue: Scheduler[int], packets: int) -> list[Waiting[int]]:
     return out[:packets]
 
 
-def keep_busy(queue: Scheduler[int], packets: int, next_packet: Callable[[int], list[Waiting[int]]]) -> list[Waiting[int]]:
+def keep_busy(
+    queue: Scheduler[int], packets: int, next_packet: Callable[[int], list[Waiting[int]]]
+) -> list[Waiting[int]]:
     """Serves that many; before each one the sources put in what they have."""
     out: list[Waiting[int]] = []
     for number in range(packets):
@@ -104,9 +106,7 @@ def test_an_idle_lowest_class_saves_nothing_up() -> None:
 
 def test_without_a_guarantee_priority_is_strict() -> None:
     queue = scheduler(lowest_share_ppm=0)
-    out = keep_busy(
-        queue, 500, lambda n: [waiting(n, service_class=1), waiting(n, service_class=CLASS_UNPAID)]
-    )
+    out = keep_busy(queue, 500, lambda n: [waiting(n, service_class=1), waiting(n, service_class=CLASS_UNPAID)])
     assert {packet.service_class for packet in out} == {1}
 
 
@@ -268,9 +268,7 @@ def test_it_conserves_work_and_never_beats_the_rate(arrivals: list[tuple[int, in
 
 
 steps = st.one_of(
-    st.tuples(
-        st.just("offer"), st.integers(20, 9000), st.integers(0, 5), st.integers(CLASS_UNPAID, CLASS_CONTROL)
-    ),
+    st.tuples(st.just("offer"), st.integers(20, 9000), st.integers(0, 5), st.integers(CLASS_UNPAID, CLASS_CONTROL)),
     st.tuples(st.just("release"), st.integers(0, 30_000_000), st.just(0), st.just(0)),
 )
 
