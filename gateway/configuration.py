@@ -276,9 +276,7 @@ def _check_alternatives(path: Path, key: str, route: RouteSection, version: int,
     for item in route.alternatives:
         if item.link not in names:
             known = ", ".join(sorted(names))
-            raise ConfigurationError(
-                path, f"{key}.alternatives.link", f"no link {item.link!r}", f"links are: {known}"
-            )
+            raise ConfigurationError(path, f"{key}.alternatives.link", f"no link {item.link!r}", f"links are: {known}")
         if item.via and _address(path, f"{key}.alternatives.via", item.via).version != version:
             raise ConfigurationError(
                 path, f"{key}.alternatives.via", f"{item.via} is not IPv{version}", "use the prefix's IP version"

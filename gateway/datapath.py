@@ -332,7 +332,7 @@ class GatewayCore:
             verdict, inject = on_its_way(packet, payload, mark)
         scheduler = egress.scheduler
         if scheduler is None or self._draining or scheduler.passes_at_once(size, now_ns):
-            self._send(egress, Held(verdict, inject, left), actions)
+            self._send(egress, verdict, inject, left, actions)
             return
         if left:
             self._counters.add(self._waiting, left)
@@ -341,8 +341,9 @@ class GatewayCore:
         for dropped in scheduler.offer(waiting):
             self._drop(egress, dropped.item, actions)
 
-    def _send(self, egress: LinkState, held: Held, actions: list[Action]) -> None:
-        verdict, inject, left = held
+    def _send(
+        self, egress: LinkState, verdict: Verdict, inject: Inject | None, left: int, actions: list[Action]
+    ) -> None:
         if left:
             self._counters.add(egress.sent, left)
             self._counters.add(egress.sent_packets, 1)
@@ -351,9 +352,10 @@ class GatewayCore:
             actions.append(inject)
 
     def _release(self, egress: LinkState, held: Held, actions: list[Action]) -> None:
-        if held.nanodollars:
-            self._counters.add(self._waiting, -held.nanodollars)
-        self._send(egress, held, actions)
+        verdict, inject, left = held
+        if left:
+            self._counters.add(self._waiting, -left)
+        self._send(egress, verdict, inject, left, actions)
 
     def _drop(self, egress: LinkState, held: Held, actions: list[Action]) -> None:
         """A full queue: what the packet carried stays with us, who dropped it."""

@@ -15,6 +15,7 @@ from dataplane.port import PacketCore
 from dataplane.reader import serve
 from gateway.configuration import load, plan_of
 from gateway.datapath import GatewayCore
+from gateway.grant_store import GrantStore
 from gateway.kernel_state import QUEUE
 
 QUEUE_LENGTH = 4096
@@ -22,8 +23,19 @@ QUEUE_LENGTH = 4096
 
 
 def build(counters: CounterFile) -> tuple[PacketCore, list[QueueConfig]]:
-    plan = plan_of(load(Path(sys.argv[1])))
+    configuration = load(Path(sys.argv[1]))
+    plan = plan_of(configuration)
+    forget_closed_grants(counters, GrantStore(configuration.state_directory / "grants"))
     return GatewayCore(plan, counters, random.Random().random), [QueueConfig(queue=QUEUE, length=QUEUE_LENGTH)]  # noqa: S311
+
+
+def forget_closed_grants(counters: CounterFile, store: GrantStore) -> None:
+    """Gives back the counters of grants that a predecessor remembered and that nobody will open again."""
+    still_open = {grant for grant, _ in store.load()}
+    for name in counters.snapshot():
+        kind, _, rest = name.partition("/")
+        if kind == "grant" and rest.partition("/")[0] not in still_open:
+            counters.release(name)
 
 
 if __name__ == "__main__":

@@ -26,8 +26,8 @@ QUANTUM_BYTES = 1514
 """Deficit round robin: one full-size frame a turn."""
 SAVED_BYTES = 4 * QUANTUM_BYTES
 """The lowest class may be behind its share by this much and catch up."""
-LEVEL_BYTES = 256
-"""Flows whose lengths differ by less count as equally long."""
+LEVEL_SHIFT = 11
+"""Flows whose lengths differ by less than 2048 bytes may count as equally long."""
 
 T = TypeVar("T")
 
@@ -101,19 +101,22 @@ class _Class(Generic[T]):
         return next(iter(self.flows.values())).packets[0].size_bytes
 
     def _move(self, key: Hashable, flow: _Flow[T], grown_bytes: int) -> None:
-        levels = self._levels
-        before = flow.bytes // LEVEL_BYTES if flow.bytes else -1
+        """To the level of the flow's new length; -1 is that of an empty one."""
+        before = flow.bytes >> LEVEL_SHIFT if flow.bytes else -1
         flow.bytes += grown_bytes
-        after = flow.bytes // LEVEL_BYTES if flow.packets else -1
+        after = flow.bytes >> LEVEL_SHIFT if flow.bytes else -1
         if after == before:
             return
+        levels = self._levels
         if before >= 0:
-            del levels[before][key]
-            if not levels[before]:
+            level = levels[before]
+            del level[key]
+            if not level:
                 del levels[before]
         if after >= 0:
             levels.setdefault(after, {})[key] = None
-            self._top = max(self._top, after)
+            if after > self._top:
+                self._top = after
         while self._top and self._top not in levels:
             self._top -= 1
 

@@ -192,6 +192,21 @@ def oads_of(words: bytes) -> Oads:
     return tuple(slots)
 
 
+def _observed_of(record: FlowRecord) -> tuple[Observed, ...]:
+    """By ISP-OADs: headers that differ in free slots only took the same path."""
+    by_oads: dict[Oads, list[int]] = {}
+    for words, (packets, received, lowest, path_length) in record.observed.items():
+        counts = by_oads.setdefault(oads_of(words), [0, 0, lowest, path_length])
+        counts[0] += packets
+        counts[1] += received
+        counts[2] = min(counts[2], lowest)
+        counts[3] = path_length
+    return tuple(
+        Observed(oads=oads, packets=packets, received_nanodollars=received, lowest_amount=lowest, path_length=length)
+        for oads, (packets, received, lowest, length) in by_oads.items()
+    )
+
+
 def report_of(record: FlowRecord, *, spent: int, returned: int) -> FlowReport:
     return FlowReport(
         flow=record.selector,
@@ -208,15 +223,6 @@ def report_of(record: FlowRecord, *, spent: int, returned: int) -> FlowReport:
         received_nanodollars=record.received,
         refunded_nanodollars=record.refunded,
         pool_nanodollars=record.pool,
-        observed=tuple(
-            Observed(
-                oads=oads_of(words),
-                packets=packets,
-                received_nanodollars=received,
-                lowest_amount=lowest,
-                path_length=path_length,
-            )
-            for words, (packets, received, lowest, path_length) in record.observed.items()
-        ),
+        observed=_observed_of(record),
         last_ns=record.last_ns,
     )
