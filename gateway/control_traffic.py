@@ -26,7 +26,7 @@ def is_control(packet: bytes) -> bool:
     protocol, at = transport.protocol, transport.offset
     if protocol == UDP:
         return packet[at : at + 4] == ECHO_PORTS
-    if protocol == TCP:
+    if protocol == TCP and len(packet) >= at + 4:
         return packet[at : at + 2] in CONTROL_TCP_PORTS or packet[at + 2 : at + 4] in CONTROL_TCP_PORTS
     if protocol == ICMP:
         return len(packet) > at and packet[at] in ICMP_ERRORS

@@ -32,7 +32,7 @@ from lab.topology import (
     Transfers,
 )
 from lab.traffic import Counted
-from lab.transfers import FileServer, Goodput, IperfServer, IperfTransfer, Receipt, fetch
+from lab.transfers import FileServer, Goodput, IperfServer, IperfTransfer, Receipt, fetch, wait_until_listening
 from lab.wire import Harm, Wires
 
 _IP_AND_UDP_BYTES = {4: 28, 6: 48}
@@ -179,10 +179,10 @@ class Steps:
     def _serve(self, node: str, port: int, step: AnyStep) -> None:
         namespace, address = self._network[node], self._plan.address(node, self._family)
         match step:
-            case Exchange():
-                self._program(node, "answer", address, str(port))
-            case Flood():
-                self._program(node, "sink", address, str(port))
+            case Exchange() | Flood():
+                does = "answer" if isinstance(step, Exchange) else "sink"
+                process = self._program(node, does, address, str(port))
+                wait_until_listening(namespace, port=port, process=process, protocol="udp")
             case Fetch():
                 files = self._directory / f"files-{node}-{port}"
                 server = FileServer(

@@ -145,23 +145,29 @@ def fetch(namespace: Namespace, *, name: str, host: str, port: int, at_most_s: f
     )
 
 
-def wait_until_listening(namespace: Namespace, *, port: int, process: subprocess.Popen[bytes]) -> None:
-    """Returns when a TCP socket listens on the port inside.  Raises EnvironmentFault when the process ends before."""
+def wait_until_listening(
+    namespace: Namespace, *, port: int, process: subprocess.Popen[bytes], protocol: str = "tcp"
+) -> None:
+    """Returns when a TCP socket listens on the port inside (or a UDP socket is bound to it).
+
+    Raises EnvironmentFault when the process ends before.
+    """
     deadline_s = time.monotonic() + _READY_S
     while time.monotonic() < deadline_s:
         if process.poll() is not None:
             break
-        if inside_namespace(namespace.pid, lambda: _listens(port)):
+        if inside_namespace(namespace.pid, lambda: _listens(port, protocol)):
             return
         time.sleep(0.02)
     raise EnvironmentFault("start server on port", str(port), f"not listening in {namespace.name}", "see the logs")
 
 
-def _listens(port: int) -> bool:
+def _listens(port: int, protocol: str) -> bool:
     """From the kernel's own tables, since a trial connection would be taken for the one client of an iperf3 server."""
-    for table in ("/proc/thread-self/net/tcp", "/proc/thread-self/net/tcp6"):
+    state = {"tcp": "0A", "udp": "07"}[protocol]  # LISTEN; what an unconnected UDP socket is in
+    for table in (f"/proc/thread-self/net/{protocol}", f"/proc/thread-self/net/{protocol}6"):
         for line in Path(table).read_text(encoding="ascii").splitlines()[1:]:
             words = line.split()
-            if words[3] == "0A" and int(words[1].rpartition(":")[2], 16) == port:
+            if words[3] == state and int(words[1].rpartition(":")[2], 16) == port:
                 return True
     return False

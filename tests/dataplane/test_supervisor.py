@@ -109,7 +109,7 @@ class Machine:
 
     async def until(self, condition: Callable[[], bool]) -> None:
         async with asyncio.timeout(20):
-            while not condition():  # noqa: ASYNC110 - other processes bring it about
+            while not condition():
                 await asyncio.sleep(0.005)
 
     def close(self) -> None:

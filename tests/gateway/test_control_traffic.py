@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from gateway_network import A_V4, B_V4, B_V6, Gateway, Y, fixed, grant_for, named, paying, plain, plan_edge
+from gateway_network import A_V4, B_V4, B_V6, Gateway, Y, fixed, named, plain, plan_edge
 from hypothesis import given
 from hypothesis import strategies as st
 from scapy.layers.inet import ICMP, IP, TCP, UDP
@@ -115,9 +115,3 @@ def overloaded() -> Gateway:
 
 def source_for(destination: str) -> str:
     return A_V4 if destination == B_V4 else "fd00:1::1"
-
-
-def test_hosts_pay_for_ordinary_packets_with_grants() -> None:
-    """The builder of this file's packets is the one of the others: a sanity check of `paying`."""
-    assert grant_for(A_V4).flow.source == A_V4
-    assert paying(plain(), 1) != plain()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import pytest
 from gateway_network import (
     A_V4,
@@ -18,7 +16,6 @@ from gateway_network import (
     named,
     parsed,
     plain,
-    plan_edge,
     routes,
     to_gateway,
     to_host,
@@ -130,8 +127,3 @@ def test_what_does_not_understand_marks_gets_none() -> None:
     gateway.plane.drain()
     assert gateway.link_count("toB", "marked_packets") == 0
     assert {delivered.payload for delivered in gateway.plane.out} == {packet}
-
-
-def test_plans_are_values() -> None:
-    plan = plan_edge(Y, toll=fixed(1))
-    assert dataclasses.replace(plan) == plan

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from gateway_network import Gateway, grant_for, paying, plain, plan_x
+
 from billpay.messages import Signed
 from dataplane.counters import CounterFile
 from gateway.grant_store import GrantStore, StoredGrant
 from gateway.reader import forget_closed_grants
-from gateway_network import A_V4, Gateway, grant_for, paying, plain, plan_x
 
 OPEN, CLOSED = "0" * 31 + "1", "0" * 31 + "2"
 
