@@ -10,8 +10,8 @@ class ExitCode(enum.IntEnum):
 
     OK = 0
     FAILED = 1  # the run ended, and what it checked does not hold (the report says what)
-    USAGE = 2  # a wrong option, argument or scenario name
-    CONFIGURATION = 3  # a configuration file says what it must not say
+    USAGE = 2  # a wrong option or argument
+    CONFIGURATION = 3  # a configuration file or scenario says what it must not say, or is not there
     ENVIRONMENT = 4  # the machine refused: privilege, interface, port, file, missing tool
     PEER = 5  # the other side answered what it must not answer
     UNREACHABLE = 6  # the daemon is not running (or its socket is not ours to open)

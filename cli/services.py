@@ -7,7 +7,9 @@ from pathlib import Path
 
 import click
 
-from cli.command import json_option, one_line_errors
+from billpay.errors import EnvironmentFault
+from cli.command import json_option, leave, one_line_errors
+from cli.exit_codes import ExitCode
 
 config_option = click.option(
     "--config",
@@ -41,7 +43,10 @@ def gateway_status(socket: Path, as_json: bool) -> None:
     from cli.show import show_gateway
     from gateway.admin import read_status
 
-    status = asyncio.run(read_status(socket))
+    try:
+        status = asyncio.run(read_status(socket))
+    except EnvironmentFault as fault:
+        leave(str(fault), ExitCode.UNREACHABLE)
     show_gateway(status, as_json=as_json)
 
 

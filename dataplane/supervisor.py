@@ -263,9 +263,12 @@ class ReaderSupervisor:
     async def _run_watchdogs(self) -> None:
         argv = [sys.executable, "-m", "dataplane.watchdog", str(self._heartbeat_path), str(os.getpid())]
         while True:
-            process = await asyncio.create_subprocess_exec(
-                *argv, stdin=asyncio.subprocess.DEVNULL, start_new_session=True
-            )
+            try:
+                process = await asyncio.create_subprocess_exec(
+                    *argv, stdin=asyncio.subprocess.DEVNULL, start_new_session=True
+                )
+            except OSError as error:
+                raise EnvironmentFault("start", argv[0], error.strerror, "reinstall") from error
             try:
                 with _Killer(process):
                     await self._beat_while(process)

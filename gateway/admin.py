@@ -122,4 +122,5 @@ async def read_status(socket: Path) -> GatewayStatus:
         ):
             return msgspec.json.decode(await response.read(), type=GatewayStatus)
     except (aiohttp.ClientError, OSError, TimeoutError, msgspec.DecodeError) as error:
-        raise EnvironmentFault("ask gateway at", str(socket), error, "is it running?") from error
+        cause = getattr(getattr(error, "os_error", None), "strerror", None) or error
+        raise EnvironmentFault("ask gateway at", str(socket), cause, "is it running?") from error

@@ -152,6 +152,10 @@ class ControlApi:
     async def _post_agreement(self, request: web.Request) -> web.Response:
         caller = self._caller(request)
         wanted = await _body(request, AgreementRequest)
+        if wanted.source_addresses and request.remote not in wanted.source_addresses:
+            raise RemoteProtocolError(
+                "address-translated", f"you arrive from {request.remote}: payments would not match"
+            )
         now_unix_s = self._unix_s()
         return _json(self._neighbours.answer(caller, wanted, epoch=epoch_of(now_unix_s), now_unix_s=now_unix_s))
 

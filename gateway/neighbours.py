@@ -16,7 +16,7 @@ from pathlib import Path
 
 import msgspec
 
-from billpay.errors import EnvironmentFault, RemoteProtocolError
+from billpay.errors import ConfigurationError, EnvironmentFault, RemoteProtocolError
 from billpay.links import Reading
 from billpay.messages import Agreement, AgreementRequest
 from billpay.settlement import Role, Standing
@@ -80,6 +80,9 @@ class Neighbours:
             if section.peer == "legacy":
                 continue
             certificate = PeerCertificate.read(section.peer_certificate)
+            if self.by_key(certificate.public_key):
+                problem = f"{section.name} has the certificate of another link: a node has one link with us"
+                raise ConfigurationError(section.peer_certificate, "", problem, "join the two, or use another node")
             signer = section.secretary_certificate
             role = _role(self.configuration.gateway.as_number, section)
             neighbour = Neighbour(
@@ -109,7 +112,8 @@ class Neighbours:
         section = neighbour.section
         if request.as_number != section.peer_as:
             raise RemoteProtocolError("wrong-as", f"link {section.name} is to AS {section.peer_as}")
-        assert neighbour.exchange is not None
+        if neighbour.role is not Role.ANSWERER or neighbour.exchange is None:
+            raise RemoteProtocolError("wrong-role", "of two gateways the one with the lower AS number calls")
         self.heard(neighbour, now_unix_s, takes_headers=request.header and section.header)
         settlement = self.configuration.settlement
         return Agreement(

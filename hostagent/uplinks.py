@@ -8,11 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from ipaddress import ip_address
 
 from billpay.errors import RemoteProtocolError
 from billpay.links import Reading
+from billpay.mac import epoch_of
 from billpay.messages import Agreement, AgreementRequest
 from billpay.settlement import Role
+from dataplane.links import read_links
 from hostagent.configuration import Configuration, UplinkSection
 from neighbour.book import Book
 from neighbour.calling import Caller
@@ -21,6 +24,7 @@ from neighbour.identity import NodeIdentity, PeerCertificate
 
 SILENT_INTERVALS = 3
 SILENT_AT_LEAST_S = 5
+MAX_SOURCE_ADDRESSES = 16
 
 
 @dataclass(slots=True, kw_only=True)
@@ -33,6 +37,7 @@ class Uplink:
     state: str = "no agreement"
     heard_unix_s: int = 0
     interval_s: int = 1
+    minutes_apart: int = 0  # the gateway's clock less ours; MACs hold for a minute more or less
 
     @property
     def name(self) -> str:
@@ -62,7 +67,12 @@ class Uplinks:
 
     def _open(self, section: UplinkSection) -> Uplink:
         certificate = PeerCertificate.read(section.gateway_certificate)
-        request = AgreementRequest(name=self._configuration.agent.name, as_number=0, header=section.header)
+        request = AgreementRequest(
+            name=self._configuration.agent.name,
+            as_number=0,
+            header=section.header,
+            source_addresses=own_addresses()[:MAX_SOURCE_ADDRESSES],
+        )
         caller = Caller(
             identity=self._identity,
             peer=certificate,
@@ -98,6 +108,7 @@ class Uplinks:
         uplink.exchange.adopt_interval(agreement.next_interval)
         uplink.interval_s = agreement.statement_interval_s
         uplink.heard_unix_s = self._unix_s()
+        uplink.minutes_apart = agreement.epoch - epoch_of(self._unix_s())
         self._set(uplink, agreement.header and uplink.section.header)
         return uplink.exchange
 
@@ -117,6 +128,14 @@ class Uplinks:
     def _set(self, uplink: Uplink, agreed: bool) -> None:
         if agreed:
             uplink.state = "agreed"
+            if abs(uplink.minutes_apart) > 1:  # every MAC would be refused
+                uplink.state = f"agreed, but our clocks are {abs(uplink.minutes_apart)} minutes apart"
         if uplink.agreed != agreed:
             uplink.agreed = agreed
             self._on_change(uplink)
+
+
+def own_addresses() -> tuple[str, ...]:
+    """This host's global addresses: the gateway tells us when we arrive from another one (a NAT between us)."""
+    addresses = (address for link in read_links() for address in link.addresses)
+    return tuple(address for address in addresses if not ip_address(address).is_link_local)

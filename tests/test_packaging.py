@@ -4,6 +4,7 @@ give away no more than they have to.
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -46,7 +47,7 @@ def one(unit: str, key: str) -> str:
 
 
 def test_there_is_a_unit_for_each_daemon() -> None:
-    assert [path.stem for path in UNITS] == sorted(SAMPLE_OF)
+    assert {path.stem for path in UNITS} == set(SAMPLE_OF)
 
 
 @pytest.mark.parametrize("path", UNITS, ids=lambda path: path.stem)
@@ -68,16 +69,36 @@ def test_systemd_understands_the_unit(path: Path, tmp_path: Path) -> None:
     assert (done.returncode, complaints) == (0, []), done.stderr
 
 
+def assert_is_command(words: list[str]) -> None:
+    """What stands behind `hostagent`."""
+    found: click.Command = main
+    while isinstance(found, click.Group):
+        found = found.commands[words.pop(0)]
+    known = {name for option in found.params for name in option.opts}
+    assert {word for word in words if word.startswith("--")} <= known
+
+
 @pytest.mark.parametrize("unit", SAMPLE_OF)
 def test_commands_exist_with_their_options(unit: str) -> None:
     for command in settings_of(unit)["ExecStart"] + settings_of(unit).get("ExecStopPost", []):
         program, *words = command.split()
         assert program == PROGRAM
-        found: click.Command = main
-        while isinstance(found, click.Group):
-            found = found.commands[words.pop(0)]
-        known = {name for option in found.params for name in option.opts}
-        assert {word for word in words if word.startswith("--")} <= known
+        assert_is_command(words)
+
+
+def test_commands_of_the_guide_exist_with_their_options() -> None:
+    guide = (ROOT / "docs" / "operating.md").read_text(encoding="utf-8")
+    commands = re.findall(r"^hostagent ([^#\n]+)", guide, re.MULTILINE)
+    assert commands
+    for command in commands:
+        assert_is_command(command.split())
+
+
+def test_files_of_the_guide_exist() -> None:
+    guide = (ROOT / "docs" / "operating.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"(?:docs|packaging)/[\w./-]*\w", guide))
+    assert {f"packaging/systemd/{path.name}" for path in UNITS} <= named
+    assert [name for name in named if not (ROOT / name).exists()] == []
 
 
 @pytest.mark.parametrize("unit", DATA_PLANES)

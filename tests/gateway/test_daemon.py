@@ -47,8 +47,11 @@ def in_a(gateway: RealGateway, work: Callable[[ControlClient], object], identity
     """Runs a coroutine function with a client inside host a."""
 
     async def connected() -> object:
-        async with ControlClient(identity or gateway.host, gateway.certificate, URL) as client:
-            return await work(client)  # type: ignore[misc]
+        try:
+            async with ControlClient(identity or gateway.host, gateway.certificate, URL) as client:
+                return await work(client)  # type: ignore[misc]
+        finally:
+            await asyncio.sleep(0.1)  # TLS says goodbye before this loop is gone
 
     return gateway.network.a.call(lambda: asyncio.run(connected()))
 
