@@ -112,6 +112,7 @@ class Grant(Message, frozen=True, kw_only=True):
     not_before_unix_s: UnixSeconds
     expires_unix_s: UnixSeconds
     key: Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{32}$")]
+    gateway: Annotated[str, msgspec.Meta(pattern=r"^([0-9a-f]{64})?$")] = ""  # the only one where it may be opened
 
     def __repr__(self) -> str:  # a key never shows in a log
         cap = self.cap_nanodollars

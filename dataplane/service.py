@@ -8,12 +8,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import fcntl
+import logging
 import os
 import signal
 from collections.abc import Coroutine, Iterator
 from pathlib import Path
 
 from billpay.errors import EnvironmentFault
+
+LOG = logging.getLogger("service")
 
 
 @contextlib.contextmanager
@@ -39,8 +42,17 @@ def locked(state_directory: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
+def report_fault(task: asyncio.Task[None]) -> None:
+    """A done callback for a task that nobody awaits: what ended it is in the log, with its traceback."""
+    if not task.cancelled() and (fault := task.exception()) is not None:
+        LOG.error("a background task failed", exc_info=fault)
+
+
 async def until_told_to_stop(work: Coroutine[object, object, None]) -> None:
-    """Runs `work` until SIGTERM or SIGINT cancels it; a fault in it is raised here."""
+    """Runs `work` until SIGTERM or SIGINT cancels it; a fault in it is raised here.
+
+    The handlers stay: a second signal does not end a daemon that is just putting the kernel back.
+    """
     loop = asyncio.get_running_loop()
     task = loop.create_task(work)
     told = asyncio.Event()
@@ -56,5 +68,3 @@ async def until_told_to_stop(work: Coroutine[object, object, None]) -> None:
             task.result()
     finally:
         waiting.cancel()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.remove_signal_handler(number)

@@ -169,7 +169,13 @@ class ControlApi:
         grant = verify(signed, caller.grant_signer.public_key, Grant)
         if grant.grant != request.match_info["grant"]:
             raise RemoteProtocolError("other-grant", "the path names another grant than the document")
+        if grant.gateway != self._identity.fingerprint:
+            raise RemoteProtocolError("other-gateway", "the grant is for another gateway")
         _check_flow(grant.flow, caller)
+        if (
+            grant.serial > 1
+        ):  # its spending is on our books, or it is not opened here: a forgotten cap is not spent anew
+            await self._usage(AskGrant(grant=grant.grant, link=caller.name))
         usage = await self._usage(OpenGrant(link=caller.name, grant=grant))
         self._grants.put(grant.grant, StoredGrant(link=caller.name, signed=signed))
         return _json(usage)

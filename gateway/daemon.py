@@ -30,7 +30,7 @@ from billpay.signing import verify
 from dataplane.counters import CounterFile
 from dataplane.record import RECORD_NAME
 from dataplane.rules import restore
-from dataplane.service import locked, until_told_to_stop
+from dataplane.service import locked, report_fault, until_told_to_stop
 from dataplane.startup import prepare
 from dataplane.supervisor import ReaderSupervisor, ReaderUnavailable
 from gateway.admin import AdminServer, GatewayStatus
@@ -111,6 +111,7 @@ class Gateway:
         record = self._configuration.state_directory / RECORD_NAME
         async with contextlib.AsyncExitStack() as stack:
             stack.callback(self._book.close)
+            stack.callback(self._close_counters)
             admin = AdminServer(self._configuration.admin_socket, self.status)
             await admin.start()
             stack.push_async_callback(admin.stop)
@@ -121,8 +122,13 @@ class Gateway:
             stack.push_async_callback(self._supervisor.stop)
             await self._supervisor.start()
             self._counters = CounterFile.attach(self._counters_path)
-            stack.callback(self._counters.close)
             yield
+
+    def _close_counters(self) -> None:
+        """After everything that reads them."""
+        if self._counters is not None:
+            self._counters.close()
+            self._counters = None
 
     async def _listen(self) -> web.AppRunner:
         peers = PinnedPeers(tuple(neighbour.certificate for neighbour in self._neighbours.by_link.values()))
@@ -198,22 +204,24 @@ class Gateway:
     def _link_changed(self, state: SetLink) -> None:
         """Tells the core soon; a core that is down learns it from the snapshot."""
         LOG.info("link %s: headers %s%s", state.link, state.agreed, ", in default" if state.in_default else "")
-        self._start(self._tell(state))
+        self._start(self._tell(state.link))
 
     def _start(self, work: Coroutine[object, object, None]) -> None:
         """A short task beside the others; kept until it is done."""
         task = asyncio.get_running_loop().create_task(work)
         self._changes.add(task)
         task.add_done_callback(self._changes.discard)
+        task.add_done_callback(report_fault)
 
-    async def _tell(self, *states: SetLink) -> None:
+    async def _tell(self, *links: str) -> None:
+        """The state of each link as it is when its turn comes: an older one never follows a newer one."""
         with contextlib.suppress(ReaderUnavailable):
-            for state in states:
-                await self.ask(state)
+            for link in links:
+                await self.ask(self._neighbours.by_link[link].link_state())
 
     def _catch_up(self) -> None:
         """What has changed since a fresh reader's snapshot was taken."""
-        self._start(self._tell(*self._neighbours.states()))
+        self._start(self._tell(*self._neighbours.by_link))
 
     async def _tick(self) -> None:
         while True:

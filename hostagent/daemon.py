@@ -26,7 +26,7 @@ from dataplane.counters import CounterFile
 from dataplane.links import read_links
 from dataplane.record import RECORD_NAME
 from dataplane.rules import restore
-from dataplane.service import locked, until_told_to_stop
+from dataplane.service import locked, report_fault, until_told_to_stop
 from dataplane.startup import prepare
 from dataplane.supervisor import ReaderSupervisor, ReaderUnavailable
 from hostagent import api
@@ -34,6 +34,7 @@ from hostagent.commands import (
     Answer,
     AskFlows,
     Command,
+    DropFlow,
     Event,
     FlowReports,
     PayFlow,
@@ -130,6 +131,7 @@ class Agent:
         record = self._configuration.state_directory / RECORD_NAME
         async with contextlib.AsyncExitStack() as stack:
             stack.callback(self._book.close)
+            stack.callback(self._close_counters)
             stack.push_async_callback(self._secretary.close)
             await self._measuring.start()
             stack.callback(self._measuring.stop)
@@ -140,9 +142,14 @@ class Agent:
             stack.push_async_callback(self._supervisor.stop)
             await self._supervisor.start()
             self._counters = CounterFile.attach(self._counters_path)
-            stack.callback(self._counters.close)
             yield
             await self._granting.close_all(self._flows.flows.values())
+
+    def _close_counters(self) -> None:
+        """After everything that reads them."""
+        if self._counters is not None:
+            self._counters.close()
+            self._counters = None
 
     async def work(self) -> None:
         """Runs until cancelled; a fault in any part ends it all."""
@@ -179,14 +186,18 @@ class Agent:
 
     def _uplink_changed(self, uplink: Uplink) -> None:
         LOG.info("uplink %s: %s", uplink.name, uplink.state if uplink.agreed else "no headers")
-        self._start(self._tell(SetUplink(uplink=uplink.name, agreed=uplink.agreed)))
+        self._start(self._tell_uplink(uplink))
 
     def _catch_up(self) -> None:
         """What has changed since a fresh reader's state was taken."""
         for uplink in self._uplinks.by_name.values():
-            self._start(self._tell(SetUplink(uplink=uplink.name, agreed=uplink.agreed)))
+            self._start(self._tell_uplink(uplink))
         for flow in self._flows.flows.values():
             flow.told = flow.return_told = None
+
+    async def _tell_uplink(self, uplink: Uplink) -> None:
+        """Its state as it is when this is sent: an older one never follows a newer one."""
+        await self._tell(SetUplink(uplink=uplink.name, agreed=uplink.agreed))
 
     async def _tell(self, command: Command) -> None:
         with contextlib.suppress(ReaderUnavailable):  # a fresh reader gets it with its state
@@ -197,6 +208,7 @@ class Agent:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(report_fault)
 
     # --- turns ------------------------------------------------------------------------------------------------------
 
@@ -279,6 +291,8 @@ class Agent:
 
 def _commands_for(flow: Flow) -> list[Command]:
     commands: list[Command] = []
+    if flow.is_to_be_dropped():
+        commands.append(DropFlow(flow=flow.selector))
     if flow.grant is not None and flow.opened_at:
         commands.append(
             PayFlow(
@@ -302,4 +316,4 @@ def _commands_for(flow: Flow) -> list[Command]:
 
 def _mark_told(flow: Flow) -> None:
     flow.told = flow.wanted()
-    flow.return_told = flow.return_grant.serial if flow.return_grant is not None and flow.return_opened_at else None
+    flow.return_told = flow.wanted_return()

@@ -19,7 +19,10 @@ from typing import assert_never
 
 import msgspec
 
+from billpay.errors import LocalProtocolError
+from billpay.grants import Refusal
 from billpay.header import (
+    MAX_OADS,
     CannotCarry,
     Malformed,
     Slot,
@@ -35,7 +38,7 @@ from billpay.header import (
     slot_word,
 )
 from billpay.mac import compute_mac_with_prefix, epoch_of, flow_prefix
-from billpay.messages import ECHO_PORT, GrantKind
+from billpay.messages import ECHO_PORT, Grant, GrantKind
 from billpay.packet import FlowKey, clamp_mss, flow_key, transport_of
 from billpay.tunnel import traffic_class
 from dataplane.port import Action, Counters, Packet, Verdict
@@ -46,6 +49,7 @@ from hostagent.commands import (
     Done,
     DropFlow,
     Event,
+    FlowReport,
     FlowReports,
     FlowSeen,
     PayFlow,
@@ -56,7 +60,7 @@ from hostagent.commands import (
     SetUplink,
     Tick,
 )
-from hostagent.flowtable import FlowRecord, FlowTable, key_of, oads_of, report_of
+from hostagent.flowtable import Allowance, FlowRecord, FlowTable, key_of, oads_of, report_of
 from hostagent.plan import OUTPUT_QUEUE, HostPlan, UplinkPlan
 
 TCP, UDP = 6, 17
@@ -65,6 +69,14 @@ CE = 3
 MAX_AMOUNT = 0xFF_FFFF
 MAX_EVENTS = 1024
 PROBE_BYTES = 512
+NOTHING = (b"", 0, False)
+REFUSALS = {
+    Refusal.NOT_YET_VALID: "unpaid_grant_not_valid",
+    Refusal.EXPIRED: "unpaid_grant_not_valid",
+    Refusal.OVER_SUM: "unpaid_over_grant",
+    Refusal.OVER_RATE: "unpaid_over_rate",
+}
+"""Counters of packets that went unpaid because their grant did not allow the payment."""
 
 
 class UplinkState:
@@ -101,7 +113,7 @@ class HostCore:
         reasons: tuple[Malformed | CannotCarry, ...] = (*Malformed, *CannotCarry)
         self._reasons = {reason: counters.index(reason.value) for reason in reasons}
         self._not_by_gateway = counters.index("unpaid_not_by_gateway")
-        self._over_grant = counters.index("unpaid_over_grant")
+        self._refusals = {refusal: counters.index(name) for refusal, name in REFUSALS.items()}
         self._epoch = 0
         self._unix_s = 0
         self._events: list[Event] = []
@@ -147,7 +159,7 @@ class HostCore:
         record.out_packets += 1
         record.out_bytes += len(payload)
         changed = self._clamped(payload, key, uplink)
-        header, amount, returns = self._header_for(record, key) if uplink.agreed else (b"", 0, False)
+        header, amount, returns = self._header_for(record, key, now_ns) if uplink.agreed else NOTHING
         if not header:
             return changed
         paid = insert(changed or payload, header, mtu=uplink.plan.mtu)
@@ -157,23 +169,32 @@ class HostCore:
         self._count_sent(record, uplink, amount, returns)
         return paid
 
-    def _header_for(self, record: FlowRecord, key: FlowKey) -> tuple[bytes, int, bool]:
+    def _header_for(self, record: FlowRecord, key: FlowKey, now_ns: int) -> tuple[bytes, int, bool]:
         """What is due back goes first; else the flow's own payment. The header, its amount, whether it is a return."""
-        if record.pool and record.return_key:
-            left = record.return_cap - self._counters.value(record.return_spent)
-            amount = min(record.pool, record.ceiling, left, MAX_AMOUNT)
-            if amount > 0:
-                return self._encode(record, key, amount, b"", record.return_key), amount, True
-        amount = record.amount
-        if not record.key or not amount:
-            return b"", 0, False
-        if self._counters.value(record.spent) + amount > record.cap:
-            self._counters.add(self._over_grant, 1)
-            return b"", 0, False
+        returning = record.returning
+        if record.pool and returning is not None and returning.open and returning.is_valid(self._unix_s):
+            spent = self._counters.value(returning.spent)
+            amount = min(record.pool, record.ceiling, returning.grant.cap_nanodollars - spent, MAX_AMOUNT)
+            if amount > 0 and returning.gate.admit(amount, spent_nanodollars=spent, now_ns=now_ns) is None:
+                return self._encode(record, key, amount, b"", returning.key), amount, True
+        amount, spending = record.amount, record.spending
+        if not amount or spending is None or not spending.open:
+            return NOTHING
+        refusal = self._refusal(spending, amount, now_ns)
+        if refusal is not None:
+            self._counters.add(self._refusals[refusal], 1)
+            return NOTHING
         if record.cached_epoch != self._epoch:  # equal headers are normal: made once an epoch
-            record.cached_header = self._encode(record, key, amount, record.slots, record.key)
+            record.cached_header = self._encode(record, key, amount, record.slots, spending.key)
             record.cached_epoch = self._epoch
         return record.cached_header, amount, False
+
+    def _refusal(self, spending: Allowance, amount: int, now_ns: int) -> Refusal | None:
+        """What the gateway would not take is not sent: it would be missing on the books."""
+        if not spending.is_valid(self._unix_s):
+            return Refusal.EXPIRED
+        spent = self._counters.value(spending.spent)
+        return spending.gate.admit(amount, spent_nanodollars=spent, now_ns=now_ns)
 
     def _encode(self, record: FlowRecord, key: FlowKey, amount: int, slots: bytes, grant_key: bytes) -> bytes:
         if record.prefix_epoch != self._epoch:
@@ -186,13 +207,13 @@ class HostCore:
         add(uplink.sent, amount)
         add(uplink.sent_packets, 1)
         record.out_paid_packets += 1
+        allowance = record.returning if returns else record.spending
+        assert allowance is not None, "a header is made under a grant only"
+        add(allowance.spent, amount)
         if returns:
-            add(record.return_spent, amount)
             add(self._returned, amount)
             record.returned += amount
             record.pool -= amount
-        else:
-            add(record.spent, amount)
 
     def _clamped(self, payload: bytes, key: FlowKey, uplink: UplinkState) -> bytes | None:
         """A SYN with its MSS lowered by what a header takes, so that paid segments fit."""
@@ -217,6 +238,8 @@ class HostCore:
         if not uplink.agreed or mac_field(payload, located) != uplink.expected_field:
             self._counters.add(self._not_by_gateway, 1)  # the gateway let it pass: it owes us nothing for it
             amount = 0
+        if not amount and key.source not in self._plan.peers and self.flows.get(key) is None:
+            return self._clamped(payload, key, uplink)  # whoever pays nothing takes no room in the table
         record = self._count_arrival(payload, key, now_ns)
         record.in_bytes -= located.length
         if amount:
@@ -286,9 +309,9 @@ class HostCore:
         for record in forgotten:
             if record.pool:
                 self._counters.add(self._unreturned, record.pool)
-            for grant in (record.grant, record.return_grant):
-                if grant:
-                    self._counters.release(_spent_name(grant))
+            for allowance in (record.spending, record.returning):
+                if allowance is not None:
+                    self._counters.release(_spent_name(allowance.grant))
 
     def _event(self, event: Event) -> None:
         if len(self._events) < MAX_EVENTS:  # beyond that the next poll of the flows shows them
@@ -308,9 +331,13 @@ class HostCore:
     # --- commands ---------------------------------------------------------------------------------------------------
 
     def on_message(self, data: bytes, now_ns: int, unix_s: int) -> bytes | None:
-        self._unix_s = max(unix_s, self._unix_s)
-        self._epoch = epoch_of(self._unix_s)
-        return msgspec.json.encode(self._obey(self._decoder.decode(data), now_ns))
+        self._unix_s = unix_s
+        self._epoch = epoch_of(unix_s)
+        try:
+            answer = self._obey(self._decoder.decode(data), now_ns)
+        except (msgspec.DecodeError, ValueError) as error:  # ValueError: an address that is none
+            answer = Refused(code="malformed", message=str(error)[:200])
+        return msgspec.json.encode(answer)
 
     def _obey(self, command: Command, now_ns: int) -> Answer:
         match command:
@@ -318,7 +345,10 @@ class HostCore:
                 self._forget(self.flows.forget_idle(now_ns))
                 return Done()
             case SetUplink():
-                self.uplinks[command.uplink].agreed = command.agreed
+                uplink = self.uplinks.get(command.uplink)
+                if uplink is None:
+                    return Refused(code="unknown-uplink", message=f"there is no uplink {command.uplink!r}")
+                uplink.agreed = command.agreed
                 return Done()
             case PayFlow():
                 return self._pay(command, now_ns)
@@ -331,30 +361,54 @@ class HostCore:
         assert_never(command)
 
     def _pay(self, command: PayFlow, now_ns: int) -> Answer:
+        slots = command.slots
         if command.grant.kind is not GrantKind.SPEND:
             return Refused(code="wrong-kind", message="a return grant pays for nothing")
+        if not 0 <= command.amount_nanodollars <= MAX_AMOUNT or len(slots) > MAX_OADS or not all(map(_fits, slots)):
+            return Refused(code="malformed", message="the payment does not fit a header")
         record = self._commanded(key_of(command.flow), now_ns)
+        allowed = self._allowed(record.spending, command, now_ns)
+        if isinstance(allowed, Refused):
+            return allowed
+        record.spending = allowed
         record.pays = True
         record.amount = command.amount_nanodollars
-        record.slots = b"".join(slot_word(Slot(*slot)).to_bytes(4) for slot in command.slots)
+        record.slots = b"".join(slot_word(Slot(*slot)).to_bytes(4) for slot in slots)
         record.cached_epoch = -1
-        record.key, record.cap = bytes.fromhex(command.grant.key), command.grant.cap_nanodollars
-        if record.grant != command.grant.grant:
-            record.grant = command.grant.grant
-            record.spent = self._counters.index(_spent_name(record.grant))
         return Done()
 
     def _return(self, command: ReturnFlow, now_ns: int) -> Answer:
         if command.grant.kind is not GrantKind.RETURN:
             return Refused(code="wrong-kind", message="payments go back under a return grant only")
+        if command.share_nanodollars < 0:
+            return Refused(code="malformed", message="a share below 0")
         record = self._commanded(key_of(command.flow), now_ns)
+        allowed = self._allowed(record.returning, command, now_ns)
+        if isinstance(allowed, Refused):
+            return allowed
+        record.returning = allowed
         self._take_late_share(record, command.share_nanodollars)
         record.ceiling = command.ceiling_nanodollars
-        record.return_key, record.return_cap = bytes.fromhex(command.grant.key), command.grant.cap_nanodollars
-        if record.return_grant != command.grant.grant:
-            record.return_grant = command.grant.grant
-            record.return_spent = self._counters.index(_spent_name(record.return_grant))
         return Done()
+
+    def _allowed(self, old: Allowance | None, command: PayFlow | ReturnFlow, now_ns: int) -> Allowance | Refused:
+        """The grant of a command: a new one, or a later document for the one that the flow has."""
+        grant = command.grant
+        if grant.flow != command.flow:
+            return Refused(code="other-flow", message="the grant is another flow's")
+        if old is not None and old.grant.grant == grant.grant:
+            refusal = None if old.grant == grant else old.gate.replace(grant, now_ns=now_ns)
+            if refusal is not None:
+                return Refused(code=refusal.value, message="the grant does not replace the one that is there")
+            old.open = True
+            return old
+        try:
+            spent = self._counters.index(_spent_name(grant))
+        except LocalProtocolError as error:  # no counter is free
+            return Refused(code="no-room", message=str(error))
+        if old is not None:
+            self._counters.release(_spent_name(old.grant))
+        return Allowance(grant, spent, now_ns=now_ns)
 
     def _take_late_share(self, record: FlowRecord, share: int) -> None:
         """The share of what came before we knew it."""
@@ -371,7 +425,9 @@ class HostCore:
         record = self.flows.get(key_of(command.flow))
         if record is not None:
             record.amount = 0
-            record.key = record.return_key = b""
+            for allowance in (record.spending, record.returning):
+                if allowance is not None:
+                    allowance.open = False
         return Done()
 
     def _commanded(self, key: FlowKey, now_ns: int) -> FlowRecord:
@@ -383,16 +439,11 @@ class HostCore:
 
     def _reports(self, since_turn: int) -> FlowReports:
         turn = self.flows.turn
-        changed = self.flows.changed_since(since_turn)
-        self.flows.turn = turn + 1
-        value = self._counters.value
-        return FlowReports(
-            turn=turn,
-            flows=tuple(
-                report_of(record, spent=value(record.spent) if record.spent >= 0 else 0, returned=record.returned)
-                for record in changed
-            ),
-        )
+        return FlowReports(turn=turn, flows=tuple(map(self._report, self.flows.end_turn(since_turn))))
+
+    def _report(self, record: FlowRecord) -> FlowReport:
+        spent = 0 if record.spending is None else self._counters.value(record.spending.spent)
+        return report_of(record, spent=spent, returned=record.returned)
 
     def take_events(self) -> list[bytes]:
         events = [msgspec.json.encode(event) for event in self._events]
@@ -413,5 +464,10 @@ def is_syn(payload: bytes) -> bool:
     return len(payload) > transport.offset + 13 and bool(payload[transport.offset + 13] & SYN)
 
 
-def _spent_name(grant: str) -> str:
-    return f"grant/{grant}/spent_nanodollars"
+def _fits(slot: tuple[int, int, int]) -> bool:
+    as_number, alternatives, choice = slot
+    return 0 <= as_number <= 0xFFFF and 0 <= alternatives <= 0xFFF and 0 <= choice <= 0xF
+
+
+def _spent_name(grant: Grant) -> str:
+    return f"grant/{grant.grant}/spent_nanodollars"

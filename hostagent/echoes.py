@@ -12,17 +12,20 @@ restarts too, and one that is `MAX_AGE_MS` off our own clock is not believed: th
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import msgspec
 
 from billpay.errors import RemoteProtocolError
-from billpay.messages import Echo, OadObservation, ProbeReply, Signed
-from billpay.signing import SigningKey, sign, verify
-from hostagent.commands import FlowReport
+from billpay.messages import Echo, Message, OadObservation, ProbeReply, Signed
+from billpay.signing import SigningKey, canonical_bytes, sign, verify
+from hostagent.commands import FlowReport, Observed
 
 DATAGRAM_BYTES = 1200
+"""Passes every path unfragmented (IPv6's least MTU is 1280). A signed document is in it as base64."""
+
 MAX_AGE_MS = 120_000
 OBSERVATIONS = 3
 PROBES = 4
@@ -50,9 +53,10 @@ class EchoWriter:
     def write(
         self, report: FlowReport, *, returned_nanodollars: int, probes: Iterable[ProbeReply], unix_ms: int
     ) -> bytes:
-        """A datagram about an arriving flow; the busiest observations only, so that it fits."""
+        """A datagram about an arriving flow: answers to probes, then what arrived by the latest path and by the
+        busiest ones, as far as they fit.
+        """
         self._sequence = max(self._sequence + 1, unix_ms)
-        busiest = sorted(report.observed, key=lambda seen: -seen.packets)[:OBSERVATIONS]
         echo = Echo(
             session=self._session,
             sequence=self._sequence,
@@ -63,19 +67,49 @@ class EchoWriter:
             ce_packets=report.in_ce_packets,
             received_nanodollars=report.received_nanodollars,
             returned_nanodollars=returned_nanodollars,
-            observations=tuple(
-                OadObservation(
-                    oads=seen.oads,
-                    packets=seen.packets,
-                    received_nanodollars=seen.received_nanodollars,
-                    lowest_amount=seen.lowest_amount,
-                    path_length=seen.path_length,
-                )
-                for seen in busiest
-            ),
-            probes=tuple(probes)[:PROBES],
         )
+        observations = [_observation(seen) for seen in _most_telling(report.observed)]
+        room = self._room_for(echo)
+        room, answers = _fitting(tuple(probes)[:PROBES], room)
+        room, told = _fitting(observations[:OBSERVATIONS], room)
+        echo = msgspec.structs.replace(echo, probes=tuple(answers), observations=tuple(told))
         return msgspec.json.encode(sign(self._key, echo))
+
+    def _room_for(self, echo: Echo) -> int:
+        """Bytes that an echo's document may still grow by."""
+        around = len(msgspec.json.encode(Signed(kind="echo", document=b"", signer=self._key.fingerprint,
+                                                signature=bytes(64))))  # fmt: skip
+        return (DATAGRAM_BYTES - around) // 4 * 3 - len(canonical_bytes(echo))
+
+
+ItemT = TypeVar("ItemT", bound=Message)
+
+
+def _fitting(items: Sequence[ItemT], room: int) -> tuple[int, list[ItemT]]:
+    """The first of the items that fit into so many bytes, and the room that they leave."""
+    fitting = []
+    for item in items:
+        size = len(canonical_bytes(item)) + 1
+        if size > room:
+            break
+        room -= size
+        fitting.append(item)
+    return room, fitting
+
+
+def _most_telling(observed: Sequence[Observed]) -> list[Observed]:
+    """The latest first: a path that was just taken is news, however few packets went by it yet."""
+    return [*observed[:1], *sorted(observed[1:], key=lambda seen: -seen.packets)]
+
+
+def _observation(seen: Observed) -> OadObservation:
+    return OadObservation(
+        oads=seen.oads,
+        packets=seen.packets,
+        received_nanodollars=seen.received_nanodollars,
+        lowest_amount=seen.lowest_amount,
+        path_length=seen.path_length,
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,7 +132,7 @@ class EchoReader:
     def read(self, datagram: bytes, *, own_addresses: frozenset[str], unix_ms: int) -> Echo | Disbelief:
         try:
             signed = msgspec.json.decode(datagram, type=Signed)
-        except msgspec.DecodeError:
+        except (msgspec.DecodeError, UnicodeError):
             return Disbelief.MALFORMED
         peer = self._peers.get(signed.signer)
         if peer is None:

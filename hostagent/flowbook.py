@@ -9,15 +9,31 @@ from __future__ import annotations
 from collections.abc import Iterable
 from ipaddress import ip_address
 
+import msgspec
+
 from billpay.messages import Echo, FlowSelector
 from cartographer.cartographer import Cartographer
 from cartographer.choice import PathChoice
 from cartographer.policy import PathPolicy
-from hostagent.commands import FlowReport, Oads
+from hostagent.commands import FlowReport, Oads, Observed
 from hostagent.flows import Flow
+from hostagent.flowtable import MAX_OBSERVED
 
 FORGET_NS = 300_000_000_000
 MAX_FLOWS = 8192
+CUMULATIVE = (
+    "out_packets",
+    "out_bytes",
+    "out_paid_packets",
+    "sent_returned_nanodollars",
+    "in_packets",
+    "in_bytes",
+    "in_paid_packets",
+    "in_ce_packets",
+    "received_nanodollars",
+    "refunded_nanodollars",
+)
+"""What a packet core counts of a flow since it knows it."""
 
 
 class FlowBook:
@@ -26,30 +42,55 @@ class FlowBook:
     def __init__(self, *, delay_value_nanodollars_per_ms: int) -> None:
         self.flows: dict[FlowSelector, Flow] = {}
         self.arriving: dict[FlowSelector, FlowReport] = {}
+        self._raw: dict[FlowSelector, FlowReport] = {}
+        self._before: dict[FlowSelector, FlowReport] = {}
         self.cartographer = Cartographer(PathPolicy(delay_value_nanodollars_per_ms=delay_value_nanodollars_per_ms))
 
     def on_reports(self, reports: Iterable[FlowReport], now_ns: int) -> None:
         """What the packet core counted. A record can be both: a reply flow that leaves, seen with what arrives on
         it.
         """
-        for report in reports:
+        room_was_made = False
+        for raw in reports:
+            report = self._continued(raw)
             if report.out_packets or report.pool_nanodollars:
                 flow = self.flows.get(report.flow)
-                if flow is None:
-                    if len(self.flows) >= MAX_FLOWS:
-                        continue
+                if flow is None and len(self.flows) >= MAX_FLOWS and not room_was_made:
+                    self._make_room(now_ns)
+                    room_was_made = True
+                if flow is None and len(self.flows) < MAX_FLOWS:
                     flow = self.flows[report.flow] = Flow(report)
-                flow.on_report(report, now_ns)
-            if report.in_packets:
+                if flow is not None:
+                    flow.on_report(report, now_ns)
+            if report.in_packets and (report.flow in self.arriving or len(self.arriving) < MAX_FLOWS):
                 self.arriving[report.flow] = report
+
+    def _continued(self, raw: FlowReport) -> FlowReport:
+        """The report with what earlier packet cores had counted of the flow: a new one begins at 0."""
+        last = self._raw.get(raw.flow)
+        if last is not None and (raw.in_packets < last.in_packets or raw.out_packets < last.out_packets):
+            self._before[raw.flow] = added(last, self._before.get(raw.flow))
+        if last is not None or len(self._raw) < 2 * MAX_FLOWS:
+            self._raw[raw.flow] = raw
+        return added(raw, self._before.get(raw.flow))
+
+    def _make_room(self, now_ns: int) -> None:
+        """Silent flows without a grant go first; without any the newcomer goes unpaid."""
+        for selector, flow in list(self.flows.items()):
+            if not flow.busy and not flow.is_active(now_ns) and flow.grant is None and flow.return_grant is None:
+                del self.flows[selector]
 
     def forget_old(self, now_ns: int) -> None:
         for selector, flow in list(self.flows.items()):
             if now_ns - flow.report.last_ns > FORGET_NS and not flow.busy:
                 del self.flows[selector]
         for selector, report in list(self.arriving.items()):
-            if now_ns - report.last_ns > FORGET_NS:
+            if now_ns - report.last_ns > FORGET_NS and reverse(selector) not in self.flows:  # its returns go by these
                 del self.arriving[selector]
+        for selector, raw in list(self._raw.items()):
+            if now_ns - raw.last_ns > FORGET_NS and selector not in self.flows and selector not in self.arriving:
+                del self._raw[selector]
+                self._before.pop(selector, None)
 
     def opposite(self, flow: Flow) -> FlowReport | None:
         """What arrives with the reverse direction of a flow."""
@@ -83,7 +124,9 @@ class FlowBook:
         """Asks reactors and cartographer; gives the flows of which the packet core does not know the latest."""
         changed = []
         for flow in self.flows.values():
-            if flow.is_probe:
+            if flow.is_probe:  # each probe is told by itself (`hostagent.measuring`)
+                if flow.is_to_be_dropped():
+                    changed.append(flow)
                 continue
             if flow.reactor is not None and flow.is_active(now_ns):
                 self._decide_one(flow, now_ns)
@@ -100,6 +143,29 @@ class FlowBook:
         choice: PathChoice = self.cartographer.choose(destination, now_ns)
         flow.slots = tuple((slot.as_number, slot.alternatives, slot.choice) for slot in choice.slots)
         flow.reason = f"{decision.reason}; {choice.reason}" if choice.reason else decision.reason
+
+
+def added(report: FlowReport, before: FlowReport | None) -> FlowReport:
+    """All that is counted from the beginning, of both; a grant's sum and a pool are the report's."""
+    if before is None:
+        return report
+    counts = {name: getattr(report, name) + getattr(before, name) for name in CUMULATIVE}
+    earlier = {seen.oads: seen for seen in before.observed}
+    observed = []
+    for seen in report.observed:
+        known = earlier.pop(seen.oads, None)
+        observed.append(seen if known is None else _both(seen, known))
+    observed += earlier.values()
+    return msgspec.structs.replace(report, observed=tuple(observed[:MAX_OBSERVED]), **counts)
+
+
+def _both(seen: Observed, known: Observed) -> Observed:
+    return msgspec.structs.replace(
+        seen,
+        packets=seen.packets + known.packets,
+        received_nanodollars=seen.received_nanodollars + known.received_nanodollars,
+        lowest_amount=min(seen.lowest_amount, known.lowest_amount),
+    )
 
 
 def reverse(selector: FlowSelector) -> FlowSelector:

@@ -17,8 +17,8 @@ from pricereactor.reactor import Decision, Observation, Reactor
 NS_PER_S = 1_000_000_000
 RATE_WINDOW_NS = 1_000_000_000
 IDLE_NS = 30 * NS_PER_S
-EXTEND_SHARE_PPM = 500_000
-"""A grant is extended when half of it is spent, or three quarters of its time are over."""
+SETTLED_PACKETS = 2
+"""A toll is reckoned from so many packets at least."""
 
 
 class Meter:
@@ -28,6 +28,8 @@ class Meter:
         self._points: deque[tuple[int, int]] = deque()
 
     def add(self, now_ns: int, count: int) -> None:
+        if self._points and count < self._points[-1][1]:  # whoever counts has begun anew
+            self._points.clear()
         self._points.append((now_ns, count))
         while len(self._points) > 2 and now_ns - self._points[1][0] >= RATE_WINDOW_NS:
             self._points.popleft()
@@ -59,18 +61,24 @@ class FarEnd:
         new = echo.paid_packets - packets
         if amount != amount_nanodollars or new < 0:
             self._base = (echo.paid_packets, echo.received_nanodollars, amount_nanodollars)
-        elif new > 0:
+        elif new >= SETTLED_PACKETS:  # fewer are waited for, or a slow flow would never know its toll
             left = (echo.received_nanodollars - received + new // 2) // new
-            self.toll_nanodollars = max(0, amount_nanodollars - left) if self._settled(new) else self.toll_nanodollars
+            self.toll_nanodollars = max(0, amount_nanodollars - left)
             self._base = (echo.paid_packets, echo.received_nanodollars, amount_nanodollars)
         self.echo = echo
-
-    def _settled(self, new_packets: int) -> bool:
-        return new_packets >= 2
 
     def goodput_bit_s(self) -> int | None:
         rate = self.received.per_s()
         return None if rate is None else rate * 8
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Before:
+    """What was counted before the return grant that is open, and belongs to earlier ones."""
+
+    returned: int = 0
+    received: int = 0
+    received_packets: int = 0
 
 
 @dataclass(slots=True)
@@ -89,6 +97,8 @@ class Flow:
     reactor: Reactor | None = None
     grant: Grant | None = None
     opened_at: str = ""  # the uplink whose gateway has the grant
+    spent_nanodollars: int = 0  # of this grant
+    headroom: int = 0  # how much could still be spent when the grant was last raised
     amount_nanodollars: int = 0
     slots: Oads = ()
     path: str = ""
@@ -101,6 +111,38 @@ class Flow:
     return_told: int | None = None  # serial
     return_headroom: int = 0  # how much could still go back when the grant was last raised
     is_probe: bool = False
+    _spent_of_earlier: int = -1  # what the packet core counts until it knows the latest grant
+    _before: _Before = _Before()
+
+    def __post_init__(self) -> None:
+        self.spent_nanodollars = self.report.spent_nanodollars
+
+    @property
+    def returned_nanodollars(self) -> int:
+        """Of the return grant that is open."""
+        return self.report.sent_returned_nanodollars - self._before.returned
+
+    def receipts_of(self, opposite: FlowReport | None) -> tuple[int, int]:
+        """Nanodollars and packets for which the open return grant stands, or the next one."""
+        if opposite is None:
+            return 0, 0
+        return (
+            opposite.received_nanodollars - self._before.received,
+            opposite.in_paid_packets - self._before.received_packets,
+        )
+
+    def on_closed(self, opposite: FlowReport | None) -> None:
+        """Nobody may spend any more; the next return grant begins with what is still in hand."""
+        if self.return_grant is not None:
+            self._before = _Before(
+                returned=self.report.sent_returned_nanodollars,
+                received=opposite.received_nanodollars - self.report.pool_nanodollars if opposite is not None else 0,
+                received_packets=opposite.in_paid_packets if opposite is not None else 0,
+            )
+        self.grant, self.opened_at = None, ""
+        self.return_grant, self.return_opened_at = None, ""
+        self.reactor, self.amount_nanodollars = None, 0
+        self.judged, self.strategy, self.rule = False, "unpaid", ""
 
     @property
     def selector(self) -> FlowSelector:
@@ -109,6 +151,20 @@ class Flow:
     def on_report(self, report: FlowReport, now_ns: int) -> None:
         self.report = report
         self.sending.add(now_ns, report.out_bytes)
+        if report.spent_nanodollars != self._spent_of_earlier:  # else the packet core has not heard of this one yet
+            self._spent_of_earlier = -1
+            self.spent_nanodollars = report.spent_nanodollars
+
+    def on_grant(self, grant: Grant, uplink: str) -> None:
+        """A grant, or a later document of the one that there was, is open at the gateway of `uplink`."""
+        if self.grant is None or self.grant.grant != grant.grant:
+            self.spent_nanodollars, self._spent_of_earlier = 0, self.report.spent_nanodollars
+        self.grant, self.opened_at, self.told = grant, uplink, None
+        self.headroom = grant.cap_nanodollars - self.spent_nanodollars
+
+    def on_return_grant(self, grant: Grant, uplink: str) -> None:
+        self.return_grant, self.return_opened_at, self.return_told = grant, uplink, None
+        self.return_headroom = grant.cap_nanodollars - self.returned_nanodollars
 
     def is_active(self, now_ns: int) -> bool:
         return now_ns - self.report.last_ns < IDLE_NS
@@ -141,19 +197,26 @@ class Flow:
             return None
         return self.amount_nanodollars, self.slots, self.grant.serial
 
+    def wanted_return(self) -> int | None:
+        """The serial of the return grant that the packet core should know."""
+        return self.return_grant.serial if self.return_grant is not None and self.return_opened_at else None
+
     def is_news(self) -> bool:
         """Whether the packet core has to be told."""
-        returns = self.return_grant.serial if self.return_grant is not None and self.return_opened_at else None
-        return self.told != self.wanted() or self.return_told != returns
+        return self.told != self.wanted() or self.return_told != self.wanted_return()
+
+    def is_to_be_dropped(self) -> bool:
+        """Whether the packet core still pays or returns by a grant that is closed."""
+        no_more = self.told is not None and self.wanted() is None
+        return no_more or (self.return_told is not None and self.wanted_return() is None)
 
     def needs_extension(self, unix_s: int) -> bool:
+        """When half of what it allowed is spent, the next packet would be too much, or its time is nearly over."""
         grant = self.grant
         if grant is None or self.busy:
             return False
-        if self.report.spent_nanodollars * 1_000_000 > grant.cap_nanodollars * EXTEND_SHARE_PPM:
-            return True
-        lifetime_s = grant.expires_unix_s - grant.not_before_unix_s
-        return unix_s > grant.expires_unix_s - lifetime_s // 4
+        left = grant.cap_nanodollars - self.spent_nanodollars
+        return 2 * left < self.headroom or left < self.amount_nanodollars or is_nearly_over(grant, unix_s)
 
     def needs_return(self, received_nanodollars: int, unix_s: int) -> bool:
         """Whether payments that arrived with the opposite flow need a (greater) grant to go back with this one."""
@@ -162,8 +225,12 @@ class Flow:
         grant = self.return_grant
         if grant is None:
             return True
-        left = grant.cap_nanodollars - self.report.sent_returned_nanodollars
-        if 2 * left < self.return_headroom:
-            return True
-        lifetime_s = grant.expires_unix_s - grant.not_before_unix_s
-        return unix_s > grant.expires_unix_s - lifetime_s // 4
+        left = grant.cap_nanodollars - self.returned_nanodollars
+        wanting = 2 * left < self.return_headroom or left < self.report.pool_nanodollars
+        return wanting or is_nearly_over(grant, unix_s)
+
+
+def is_nearly_over(grant: Grant, unix_s: int) -> bool:
+    """The last quarter of its time."""
+    lifetime_s = grant.expires_unix_s - grant.not_before_unix_s
+    return unix_s > grant.expires_unix_s - lifetime_s // 4

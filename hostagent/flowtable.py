@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from ipaddress import ip_address
+from itertools import islice
 
-from billpay.messages import FlowSelector
+from billpay.grants import GrantGate
+from billpay.messages import FlowSelector, Grant
 from billpay.packet import FlowKey
 from hostagent.commands import FlowReport, Oads, Observed
 
@@ -19,24 +21,44 @@ MAX_OBSERVED = 8
 REPORTS_AT_ONCE = 150
 """An answer of so many, each with its observations, fits into one message."""
 
-NO_GRANT_KEY = b""
+SPARED_AT_MOST = 256
+"""So many flows with money at the front are passed over before one of them is forgotten for a new flow."""
+
+
+class Allowance:
+    """A grant that the flow's packets may spend from; `spent` is the index of its crash-proof counter."""
+
+    __slots__ = ("gate", "key", "open", "spent")
+
+    def __init__(self, grant: Grant, spent: int, *, now_ns: int) -> None:
+        self.gate = GrantGate(grant, now_ns=now_ns)
+        self.key = bytes.fromhex(grant.key)
+        self.spent = spent
+        self.open = True
+
+    @property
+    def grant(self) -> Grant:
+        return self.gate.grant
+
+    def is_valid(self, unix_s: int) -> bool:
+        grant = self.gate.grant
+        return grant.not_before_unix_s <= unix_s < grant.expires_unix_s
 
 
 class FlowRecord:
-    """Counts, and how the flow pays (`amount`, `slots`, `key`) or returns (`pool`, `return_*`)."""
+    """Counts, and how the flow pays (`amount`, `slots`, `spending`) or returns (`pool`, `share`, `ceiling`,
+    `returning`).
+    """
 
     __slots__ = (
         "amount",
         "cached_epoch",
         "cached_header",
-        "cap",
         "ceiling",
-        "grant",
         "in_bytes",
         "in_ce_packets",
         "in_packets",
         "in_paid_packets",
-        "key",
         "last_ns",
         "observed",
         "out_bytes",
@@ -48,15 +70,12 @@ class FlowRecord:
         "prefix_epoch",
         "received",
         "refunded",
-        "return_cap",
-        "return_grant",
-        "return_key",
-        "return_spent",
         "returned",
+        "returning",
         "selector",
         "share",
         "slots",
-        "spent",
+        "spending",
         "turn",
         "uplink",
     )
@@ -73,17 +92,11 @@ class FlowRecord:
         self.pays = False  # we are its payer: what comes back on the opposite flow is ours
         self.amount = 0
         self.slots = b""
-        self.key = NO_GRANT_KEY
-        self.grant = ""
-        self.cap = 0
-        self.spent = -1  # counter index
+        self.spending: Allowance | None = None
         self.pool = 0
         self.share = 0
         self.ceiling = 0
-        self.return_key = NO_GRANT_KEY
-        self.return_grant = ""
-        self.return_cap = 0
-        self.return_spent = -1
+        self.returning: Allowance | None = None
         self.cached_header = b""
         self.cached_epoch = -1
         self.prefix = b""
@@ -91,16 +104,17 @@ class FlowRecord:
 
     @property
     def concerns_money(self) -> bool:
-        return bool(self.key or self.return_key or self.received or self.pool)
+        return self.spending is not None or self.returning is not None or bool(self.received or self.pool)
 
     def observe(self, words: bytes, amount: int, path_length: int) -> None:
-        """Counts a paid arrival by the ISP-OADs in it."""
+        """Counts a paid arrival by the ISP-OADs in it; the latest stand last."""
         known = self.observed.get(words)
         if known is None:
             if len(self.observed) >= MAX_OBSERVED:
                 self.observed.popitem(last=False)
             self.observed[words] = [1, amount, amount, path_length]
             return
+        self.observed.move_to_end(words)
         known[0] += 1
         known[1] += amount
         if amount < known[2]:
@@ -128,9 +142,16 @@ class FlowTable:
             return found, []
         forgotten = []
         while len(self._flows) >= MAX_FLOWS:
-            forgotten.append(self._flows.popitem(last=False)[1])
+            forgotten.append(self._flows.pop(self._least_needed()))
         record = self._flows[key] = FlowRecord(selector_of(key))
         return record, forgotten
+
+    def _least_needed(self) -> FlowKey:
+        """The oldest without money, so that many new flows do not push out those that pay."""
+        for key, record in islice(self._flows.items(), SPARED_AT_MOST):
+            if not record.concerns_money:
+                return key
+        return next(iter(self._flows))
 
     def touch(self, key: FlowKey, record: FlowRecord, now_ns: int) -> None:
         record.last_ns = now_ns
@@ -149,16 +170,23 @@ class FlowTable:
             forgotten.append(record)
         return forgotten
 
-    def changed_since(self, turn: int) -> list[FlowRecord]:
-        """What changed after that turn, at most `REPORTS_AT_ONCE`: those with money first, then the latest."""
-        changed: list[FlowRecord] = []
-        for record in reversed(self._flows.values()):
-            if record.turn <= turn:
+    def end_turn(self, since_turn: int) -> list[FlowRecord]:
+        """What changed after `since_turn`, at most `REPORTS_AT_ONCE`: those with money first, then the latest.
+
+        The rest counts as changed in the turn that begins now, so that its report is only late.
+        """
+        self.turn += 1
+        changed: list[tuple[FlowKey, FlowRecord]] = []
+        for key, record in reversed(self._flows.items()):
+            if record.turn <= since_turn:
                 break
-            changed.append(record)
+            changed.append((key, record))
         if len(changed) > REPORTS_AT_ONCE:
-            changed.sort(key=lambda record: not record.concerns_money)
-        return changed[:REPORTS_AT_ONCE]
+            changed.sort(key=lambda item: not item[1].concerns_money)
+            for key, record in reversed(changed[REPORTS_AT_ONCE:]):
+                record.turn = self.turn
+                self._flows.move_to_end(key)
+        return [record for _, record in changed[:REPORTS_AT_ONCE]]
 
 
 def selector_of(key: FlowKey) -> FlowSelector:
@@ -193,14 +221,13 @@ def oads_of(words: bytes) -> Oads:
 
 
 def _observed_of(record: FlowRecord) -> tuple[Observed, ...]:
-    """By ISP-OADs: headers that differ in free slots only took the same path."""
+    """By ISP-OADs, the latest first: headers that differ in free slots only took the same path."""
     by_oads: dict[Oads, list[int]] = {}
-    for words, (packets, received, lowest, path_length) in record.observed.items():
+    for words, (packets, received, lowest, path_length) in reversed(record.observed.items()):
         counts = by_oads.setdefault(oads_of(words), [0, 0, lowest, path_length])
         counts[0] += packets
         counts[1] += received
         counts[2] = min(counts[2], lowest)
-        counts[3] = path_length
     return tuple(
         Observed(oads=oads, packets=packets, received_nanodollars=received, lowest_amount=lowest, path_length=length)
         for oads, (packets, received, lowest, length) in by_oads.items()

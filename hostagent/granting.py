@@ -9,23 +9,27 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Coroutine, Iterable
-from typing import assert_never
 
 from billpay.errors import RemoteProtocolError
 from billpay.messages import Grant, Signed
 from billpay.signing import verify
+from hostagent.commands import FlowReport
 from hostagent.flowbook import FlowBook
 from hostagent.flows import Flow
 from hostagent.uplinks import Uplink, Uplinks
 from neighbour.control import Unreachable
 from pricereactor.reactor import reactor_for
 from secretary.client import SecretaryClient, SecretaryUnavailable
-from secretary.messages import Budget, Closed, Granted, Refused, Unpaid
+from secretary.messages import Budget, Unpaid
 
 LOG = logging.getLogger("hostagent")
 RETRY_NS = 1_000_000_000
+PATIENCE_NS = 10 * RETRY_NS
+"""Until a flow is asked for again that gets no more."""
 JUDGE_AGAIN_NS = 30_000_000_000
 MAX_AT_ONCE = 16
+UNKNOWN_GRANT = "unknown-grant"
+NO_GRANT_ANY_MORE = frozenset((UNKNOWN_GRANT, "no-rule"))
 CONTROL_PORTS = frozenset((7414, 7415))
 
 Work = Coroutine[object, object, None]
@@ -68,17 +72,17 @@ class Granting:
             flow.reason = "no agreement with a gateway on its way"
             return None
         opposite = book.opposite(flow)
-        received = opposite.received_nanodollars if opposite is not None else 0
+        received, received_packets = flow.receipts_of(opposite)
         if not flow.judged:
             return self._judge(flow, uplink)
         if flow.grant is not None:
             if flow.opened_at != uplink.name:
-                return self._move(flow, uplink)
-            return self._extend(flow, uplink) if flow.needs_extension(unix_s) else None
-        if opposite is not None and flow.needs_return(received, unix_s):
-            return self._raise_return(flow, uplink, received, opposite.in_paid_packets)
+                return self._move(flow, opposite)
+            return self._extend(flow, uplink, now_ns) if flow.needs_extension(unix_s) else None
         if flow.return_grant is not None and flow.return_opened_at != uplink.name:
-            return self._open_return(flow, uplink, flow.return_grant, None)
+            return self._move(flow, opposite)
+        if flow.needs_return(received, unix_s):
+            return self._raise_return(flow, uplink, received, received_packets, now_ns)
         if flow.strategy == "unpaid" and now_ns - flow.retry_ns > JUDGE_AGAIN_NS:
             return self._judge(flow, uplink)
         return None
@@ -104,7 +108,7 @@ class Granting:
     # --- spending ---------------------------------------------------------------------------------------------------
 
     async def _judge(self, flow: Flow, uplink: Uplink) -> None:
-        answer = await self._secretary.ask_grant(flow.selector)
+        answer = await self._secretary.ask_grant(flow.selector, gateway=uplink.certificate.fingerprint)
         if isinstance(answer, Unpaid):
             flow.judged, flow.strategy, flow.reason = True, "unpaid", answer.message
             return
@@ -118,64 +122,67 @@ class Granting:
         await self._open(flow, uplink, answer.signed)
         flow.judged = True
 
-    async def _extend(self, flow: Flow, uplink: Uplink) -> None:
+    async def _extend(self, flow: Flow, uplink: Uplink, now_ns: int) -> None:
         assert flow.grant is not None
-        answer = await self._secretary.extend(flow.grant.grant, flow.report.spent_nanodollars)
-        match answer:
-            case Granted():
-                await self._open(flow, uplink, answer.signed)
-            case Unpaid():  # no more of the budget: what is left of the grant is used up
-                flow.retry_ns += 10 * RETRY_NS
-                flow.reason = answer.message
-            case _:
-                assert_never(answer)
-
-    async def _move(self, flow: Flow, uplink: Uplink) -> None:
-        """The flow leaves by another uplink now, or its grant was never opened: open it there, close it here."""
-        assert flow.grant is not None
-        old, serial = flow.opened_at, flow.grant
-        answer = await self._secretary.extend(serial.grant, flow.report.spent_nanodollars)
+        cap = flow.grant.cap_nanodollars
+        answer = await self._secretary.extend(flow.grant.grant, flow.spent_nanodollars)
         if isinstance(answer, Unpaid):
-            flow.reason = answer.message
-            flow.retry_ns += 10 * RETRY_NS
+            self._denied(flow, answer, now_ns)
             return
         await self._open(flow, uplink, answer.signed)
-        if old and old in self._uplinks.by_name:
-            await self._uplinks.by_name[old].caller.client.close_grant(serial.grant)
+        if flow.grant.cap_nanodollars == cap:  # a later end only: what is left of the grant is used up
+            flow.retry_ns = now_ns + PATIENCE_NS
+
+    async def _move(self, flow: Flow, opposite: FlowReport | None) -> None:
+        """The flow leaves by another uplink now: a grant holds at one gateway, so it is judged anew for that one."""
+        await self._close(flow, opposite)
+
+    def _denied(self, flow: Flow, answer: Unpaid, now_ns: int) -> None:
+        """No more of the budget; or a grant that the secretary does not stand by: the flow is judged anew."""
+        flow.retry_ns = now_ns + PATIENCE_NS
+        if answer.code in NO_GRANT_ANY_MORE:
+            flow.retry_ns = now_ns + RETRY_NS
+            flow.on_closed(None)
+        flow.reason = answer.message
 
     async def _open(self, flow: Flow, uplink: Uplink, signed: Signed) -> None:
+        flow.on_grant(await self._opened(flow, uplink, signed), uplink.name)
+
+    async def _opened(self, flow: Flow, uplink: Uplink, signed: Signed) -> Grant:
+        """The grant, open at the gateway."""
         grant = verify(signed, self._secretary_key, Grant)
-        await uplink.caller.client.open_grant(grant.grant, signed)
-        flow.grant, flow.opened_at = grant, uplink.name
-        flow.told = None
+        try:
+            await uplink.caller.client.open_grant(grant.grant, signed)
+        except RemoteProtocolError as error:
+            if error.code == UNKNOWN_GRANT:  # its gateway has forgotten it, and what was spent: begin with another one
+                await self._secretary.close_grant(grant.grant, grant.cap_nanodollars)
+                flow.on_closed(None)
+            raise
+        return grant
 
     # --- returning --------------------------------------------------------------------------------------------------
 
-    async def _raise_return(self, flow: Flow, uplink: Uplink, received: int, packets: int) -> None:
-        answer = await self._secretary.ask_return(flow.selector, received, packets)
+    async def _raise_return(self, flow: Flow, uplink: Uplink, received: int, packets: int, now_ns: int) -> None:
+        answer = await self._secretary.ask_return(
+            flow.selector, received, packets, gateway=uplink.certificate.fingerprint
+        )
         if isinstance(answer, Unpaid):
-            flow.reason = answer.message
-            flow.retry_ns += 10 * RETRY_NS
+            self._denied(flow, answer, now_ns)
             return
+        cap = flow.return_grant.cap_nanodollars if flow.return_grant is not None else 0
         flow.rule, flow.strategy = answer.rule, "return"
         flow.return_share, flow.return_ceiling = answer.share_nanodollars, answer.amount_nanodollars
-        await self._open_return(flow, uplink, verify(answer.signed, self._secretary_key, Grant), answer.signed)
-
-    async def _open_return(self, flow: Flow, uplink: Uplink, grant: Grant, signed: Signed | None) -> None:
-        if signed is None:  # moved to another uplink: a new document is needed
-            flow.return_grant, flow.return_opened_at = None, ""
-            return
-        await uplink.caller.client.open_grant(grant.grant, signed)
-        flow.return_grant, flow.return_opened_at, flow.return_told = grant, uplink.name, None
-        flow.return_headroom = grant.cap_nanodollars - flow.report.sent_returned_nanodollars
+        flow.on_return_grant(await self._opened(flow, uplink, answer.signed), uplink.name)
         flow.reason = f"returns what arrived, less a share of {flow.return_share} n$ a packet"
+        if flow.return_grant is not None and flow.return_grant.cap_nanodollars == cap:
+            flow.retry_ns = now_ns + PATIENCE_NS
 
     # --- closing ----------------------------------------------------------------------------------------------------
 
     async def close_idle(self, book: FlowBook, *, now_ns: int) -> None:
         for flow in list(book.flows.values()):
             if not flow.busy and not flow.is_active(now_ns):
-                await self._close(flow)
+                await self._close(flow, book.opposite(flow))
         book.forget_old(now_ns)
         await self._ask_budget()
 
@@ -184,10 +191,10 @@ class Granting:
         for flow in flows:
             await self._close(flow)
 
-    async def _close(self, flow: Flow) -> None:
+    async def _close(self, flow: Flow, opposite: FlowReport | None = None) -> None:
         for grant, uplink_name, spent in (
-            (flow.grant, flow.opened_at, flow.report.spent_nanodollars),
-            (flow.return_grant, flow.return_opened_at, flow.report.sent_returned_nanodollars),
+            (flow.grant, flow.opened_at, flow.spent_nanodollars),
+            (flow.return_grant, flow.return_opened_at, flow.returned_nanodollars),
         ):
             if grant is None:
                 continue
@@ -199,17 +206,13 @@ class Granting:
                 await self._secretary.close_grant(grant.grant, spent)
             except (SecretaryUnavailable, Unreachable, RemoteProtocolError) as error:
                 LOG.warning("grant %s… not closed, it ends at its expiry: %s", grant.grant[:8], error)
-        flow.grant, flow.opened_at = None, ""
-        flow.return_grant, flow.return_opened_at = None, ""
-        flow.reactor, flow.amount_nanodollars = None, 0
-        flow.judged, flow.strategy, flow.rule = False, "unpaid", ""
-        flow.told = flow.return_told = None
+        flow.on_closed(opposite)
 
     async def _ask_budget(self) -> None:
         try:
             self.budget = await self._secretary.budget()
             self.secretary_state = "connected"
-        except SecretaryUnavailable as error:
+        except (SecretaryUnavailable, RemoteProtocolError) as error:
             self.secretary_state = str(error)
 
 
@@ -219,6 +222,3 @@ def is_own_control(flow: Flow) -> bool:
     if selector.protocol == 6:
         return bool({selector.source_port, selector.destination_port} & CONTROL_PORTS)
     return selector.source_port == selector.destination_port == 7416
-
-
-__all__ = ["Closed", "Granting", "Refused", "is_own_control"]

@@ -33,7 +33,8 @@ LOG = logging.getLogger("hostagent")
 DATAGRAM_BYTES_MAX = 4096
 ECHO_EVERY_NS = 250_000_000
 MAX_ECHOES_A_TURN = 100
-MAX_PROBES_WAITING = 64
+MAX_PROBES_WAITING = 16
+MAX_PROBED_FLOWS = 1024
 MAX_ASKED = 256
 
 
@@ -133,6 +134,8 @@ class Measuring:
 
     def on_probe(self, seen: ProbeSeen) -> None:
         """A paid probe arrived: it is answered with the next echo of its flow, which is due at once."""
+        if seen.flow not in self._probes_seen and len(self._probes_seen) >= MAX_PROBED_FLOWS:
+            return
         waiting = self._probes_seen.setdefault(seen.flow, [])
         if len(waiting) < MAX_PROBES_WAITING:
             waiting.append(seen)
@@ -164,17 +167,20 @@ class Measuring:
         return bool(report.received_nanodollars) or selector.source in self._peer_addresses
 
     def _send_echo(self, selector: FlowSelector, report: FlowReport, now_ns: int, unix_ms: int) -> None:
+        """One datagram; of a probe flow one for each probe, since an answer with many slots fills one."""
         back = self._flows.flows.get(reverse(selector))
-        probes = [reply for seen in self._probes_seen.pop(selector, []) if (reply := _reply_to(seen, now_ns))]
-        datagram = self._writer.write(
-            report,
-            returned_nanodollars=back.report.sent_returned_nanodollars if back is not None else 0,
-            probes=probes,
-            unix_ms=unix_ms,
-        )
         is_probe = selector.destination_port == ECHO_PORT and selector.protocol == 17
-        port = selector.source_port if is_probe else ECHO_PORT
-        self._send(self._sockets[ip_address(selector.source).version], datagram, selector.source, port)
+        answers = [reply for seen in self._probes_seen.pop(selector, []) if (reply := _reply_to(seen, now_ns))]
+        batches: list[tuple[ProbeReply, ...]] = [(answer,) for answer in answers] or [()]
+        for probes in batches:
+            datagram = self._writer.write(
+                report,
+                returned_nanodollars=back.report.sent_returned_nanodollars if back is not None else 0,
+                probes=probes,
+                unix_ms=unix_ms,
+            )
+            port = selector.source_port if is_probe else ECHO_PORT
+            self._send(self._sockets[ip_address(selector.source).version], datagram, selector.source, port)
 
     # --- probes -----------------------------------------------------------------------------------------------------
 
@@ -216,7 +222,8 @@ class Measuring:
                     await self._tell(PayFlow(flow=selector, grant=flow.grant, amount_nanodollars=amount, slots=oads))
                 except ReaderUnavailable:
                     return
-                flow.amount_nanodollars = amount
+                flow.amount_nanodollars, flow.slots = amount, oads
+                flow.told = flow.wanted()
                 while len(self._asked) >= MAX_ASKED:
                     self._asked.pop(next(iter(self._asked)))
                 self._asked[number] = (destination, slots, amount)

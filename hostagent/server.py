@@ -1,12 +1,13 @@
 """The local API's server: the agent's snapshot over HTTP on a unix socket, for people and programs on this machine.
 
-Decides nothing: whoever may open the socket (0600) may look. A reader that is too slow misses snapshots, never holds
-the agent up.
+Decides nothing: whoever may open the socket (0600) may look, and nobody can change anything.  A reader that is too slow
+misses snapshots, one that takes nothing is cut off; none holds the agent up.  Refuses to know what a snapshot means.
 """
 
 from __future__ import annotations
 
 import asyncio
+import os
 import socket as sockets
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -19,7 +20,12 @@ from hostagent import api
 
 MAX_STREAMS = 32
 EVENT_GAP_S = 0.25
-WRITE_S = 5.0
+WRITE_S = 5.0  # a reader that takes nothing for so long is cut off
+SHUTDOWN_S = 0.5  # what requests under way get when the agent ends
+PROBE_S = 1.0  # to see whether another agent answers
+BACKLOG = 32
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class LocalServer:
@@ -31,9 +37,41 @@ class LocalServer:
         self._runner: web.AppRunner | None = None
         self._news = asyncio.Event()
         self._streams = 0
+        self._ending = False
 
     async def start(self) -> None:
         """Raises EnvironmentFault when another agent answers there, or the socket cannot be made."""
+        assert self._runner is None, "it is started once"
+        self._ending = False
+        runner = web.AppRunner(
+            self._application(),
+            access_log=None,
+            handle_signals=False,
+            handler_cancellation=True,  # a stream ends when its reader leaves, not at the next change
+            shutdown_timeout=SHUTDOWN_S,
+        )
+        await runner.setup()
+        try:
+            await web.SockSite(runner, _listener(self._socket), backlog=BACKLOG).start()
+        except BaseException:
+            await runner.cleanup()
+            raise
+        self._runner = runner  # only now: `stop` removes the socket, which must be ours
+
+    async def stop(self) -> None:
+        runner, self._runner = self._runner, None
+        if runner is None:
+            return
+        self._socket.unlink(missing_ok=True)
+        self._ending = True
+        self.changed()
+        await runner.cleanup()
+
+    def changed(self) -> None:
+        self._news.set()
+        self._news = asyncio.Event()
+
+    def _application(self) -> web.Application:
         application = web.Application(middlewares=[_problems])
         application.router.add_get("/v1/snapshot", self._answer(lambda snapshot: snapshot))
         application.router.add_get("/v1/status", self._answer(lambda snapshot: snapshot.status))
@@ -41,33 +79,19 @@ class LocalServer:
         application.router.add_get("/v1/accounts", self._answer(lambda snapshot: snapshot.accounts))
         application.router.add_get("/v1/paths", self._answer(lambda snapshot: snapshot.paths))
         application.router.add_get("/v1/events", self._events)
-        self._runner = web.AppRunner(application, access_log=None, handle_signals=False, shutdown_timeout=0.5)
-        await self._runner.setup()
-        try:
-            self._socket.parent.mkdir(parents=True, exist_ok=True)
-            if _is_live(self._socket):
-                raise OSError("another agent answers there")
-            self._socket.unlink(missing_ok=True)
-            await web.UnixSite(self._runner, str(self._socket)).start()
-            self._socket.chmod(0o600)
-        except OSError as error:
-            await self._runner.cleanup()
-            remedy = "stop the other agent, or name another socket"
-            raise EnvironmentFault("listen on", str(self._socket), error.strerror or error, remedy) from error
+        return application
 
-    async def stop(self) -> None:
-        if self._runner is not None:
-            await self._runner.cleanup()
-            self._socket.unlink(missing_ok=True)
-
-    def changed(self) -> None:
-        self._news.set()
-        self._news = asyncio.Event()
-
-    def _answer(self, part: Callable[[api.Snapshot], object]) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
-        async def handler(_request: web.Request) -> web.StreamResponse:
+    def _answer(self, part: Callable[[api.Snapshot], object]) -> Handler:
+        async def handler(request: web.Request) -> web.StreamResponse:
             body = msgspec.json.encode(part(self._snapshot()))
-            return web.Response(body=body, content_type="application/json")
+            response = web.Response(body=body, content_type="application/json")
+            try:
+                async with asyncio.timeout(WRITE_S):
+                    await response.prepare(request)
+                    await response.write_eof()
+            except (TimeoutError, ConnectionError):
+                _cut_off(request)
+            return response
 
         return handler
 
@@ -76,36 +100,68 @@ class LocalServer:
         if self._streams >= MAX_STREAMS:
             raise web.HTTPTooManyRequests(reason=f"{MAX_STREAMS} streams are open")
         self._streams += 1
+        response = web.StreamResponse(headers={"Content-Type": "application/jsonl"})
         try:
-            response = web.StreamResponse(headers={"Content-Type": "application/jsonl"})
             await response.prepare(request)
-            while True:
+            while not self._ending:
                 news = self._news
                 async with asyncio.timeout(WRITE_S):
                     await response.write(msgspec.json.encode(self._snapshot()) + b"\n")
                 await asyncio.sleep(EVENT_GAP_S)
                 await news.wait()
         except (TimeoutError, ConnectionError):  # too slow, or gone
-            return response
+            _cut_off(request)
         finally:
             self._streams -= 1
+        return response
 
 
-def _is_live(path: Path) -> bool:
-    if not path.exists():
-        return False
+def _cut_off(request: web.Request) -> None:
+    """What it has not read is thrown away with the connection, which would otherwise wait for the reader for ever."""
+    if request.transport is not None:
+        request.transport.abort()
+
+
+def _listener(path: Path) -> sockets.socket:
+    """A socket of mode 0600 from its first moment on.  Raises EnvironmentFault."""
+    listener = sockets.socket(sockets.AF_UNIX, sockets.SOCK_STREAM)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _make_room(path)
+        os.fchmod(listener.fileno(), 0o600)  # Linux creates the file with the mode of the unbound socket
+        listener.bind(str(path))
+        listener.setblocking(False)
+    except OSError as error:
+        listener.close()
+        cause = error.strerror or error
+        raise EnvironmentFault("listen on", str(path), cause, "name another socket, or check its folder") from error
+    except EnvironmentFault:
+        listener.close()
+        raise
+    return listener
+
+
+def _make_room(path: Path) -> None:
+    """Removes what a killed agent left; never the socket of a living one, or somebody's file."""
+    if not os.path.lexists(path):
+        return
+    if not path.is_socket():
+        raise EnvironmentFault("listen on", str(path), "it is there and is not a socket", "name another socket")
     with sockets.socket(sockets.AF_UNIX, sockets.SOCK_STREAM) as probe:
+        probe.settimeout(PROBE_S)
         try:
             probe.connect(str(path))
-        except OSError:
-            return False
-    return True
+        except (ConnectionRefusedError, FileNotFoundError):  # stale, or just gone
+            path.unlink(missing_ok=True)
+            return
+        except (TimeoutError, BlockingIOError):  # somebody listens who does not get round to it
+            pass
+    cause = "another agent answers there"
+    raise EnvironmentFault("listen on", str(path), cause, "stop the other agent, or name another socket")
 
 
 @web.middleware
-async def _problems(
-    request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
-) -> web.StreamResponse:
+async def _problems(request: web.Request, handler: Handler) -> web.StreamResponse:
     try:
         return await handler(request)
     except web.HTTPException as error:

@@ -8,6 +8,7 @@ Decides: when all of them are ready.  Everything goes through files, command lin
 from __future__ import annotations
 
 import dataclasses
+import re
 import signal
 import subprocess
 import sys
@@ -31,6 +32,7 @@ POLL_S = 0.05
 AGREED = "agreed"
 _VERBS = {GATEWAY: ["gateway", "run"], SECRETARY: ["secretary", "run"], AGENT: ["up"]}
 _LAST_WORDS = 300  # characters
+_TRACEBACK = re.compile(r"^Traceback \(most recent call last\):\n(?:[ \t].*\n|\n)*(\S.*)$", re.MULTILINE)
 
 Progress = Callable[[str], None]
 
@@ -195,6 +197,14 @@ class Daemons:
                 log_path=self._directory / f"{node.name}-{role}.log",
             )
 
+    def tracebacks(self) -> tuple[str, ...]:
+        """What the logs show of our own bugs: one line for each kind at each daemon."""
+        found: dict[str, None] = {}
+        for daemon in self._daemons.values():
+            text = daemon.log_path.read_text(encoding="utf-8", errors="replace") if daemon.log else ""
+            found |= dict.fromkeys(f"{daemon.role} of {daemon.node}: {line}" for line in exceptions_in(text))
+        return tuple(found)
+
     # --- books ------------------------------------------------------------------------------------------------------
 
     def books(self) -> dict[str, NodeBooks]:
@@ -210,6 +220,11 @@ class Daemons:
                 if node in self._last_books:
                     self._last_books[node] = dataclasses.replace(self._last_books[node], statements_agree=False)
         return dict(self._last_books)
+
+
+def exceptions_in(log: str) -> list[str]:
+    """The last line of each traceback: which exception it was."""
+    return [line.strip()[:_LAST_WORDS] for line in _TRACEBACK.findall(log)]
 
 
 def _no_agreement(links: Sequence[tuple[str, str]]) -> str:

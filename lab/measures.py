@@ -118,18 +118,19 @@ def named_losses(books: Mapping[str, NodeBooks]) -> list[LossLine]:
     return sorted(lines.values(), key=lambda line: (line.interval, line.sender, line.receiver))
 
 
-def conservation_error(links: Iterable[LinkResult], losses: Iterable[LossLine], books: Mapping[str, NodeBooks]) -> int:
-    """Nanodollars that neither the wire nor a named loss explains; 0 means that every one is accounted for."""
+def unexplained(
+    links: Iterable[LinkResult], losses: Iterable[LossLine], books: Mapping[str, NodeBooks]
+) -> dict[str, int]:
+    """Nanodollars that neither the wire nor a named loss explains, by link and by node; empty: none is missing."""
     named: Counter[Hop] = Counter()
     for line in losses:
         grows = line.kind in _GROWING
         named[line.sender, line.receiver] += line.nanodollars if grows else -line.nanodollars
-    error = 0
-    for link in links:
-        if link.counted_by_from is None or link.counted_by_to is None:
-            continue
-        error += _link_error(link, named[link.sender, link.receiver])
-    return error + sum(_node_error(node) for node in books.values())
+    errors = {
+        link_text(link.sender, link.receiver): _link_error(link, named[link.sender, link.receiver]) for link in links
+    }
+    errors |= {node.node: _node_error(node) for node in books.values()}
+    return {where: error for where, error in errors.items() if error}
 
 
 def _node_error(node: NodeBooks) -> int:
@@ -144,14 +145,14 @@ def _node_error(node: NodeBooks) -> int:
 
 
 def _link_error(link: LinkResult, named_loss: int) -> int:
-    assert link.counted_by_from is not None
-    assert link.counted_by_to is not None
+    """A neighbour without books counts as one that counted nothing."""
+    counted_by_from, counted_by_to = link.counted_by_from or 0, link.counted_by_to or 0
     steps = (
-        link.counted_by_from - link.sent_nanodollars,
+        counted_by_from - link.sent_nanodollars,
         link.sent_nanodollars - link.received_nanodollars,
-        link.received_nanodollars - link.counted_by_to,
+        link.received_nanodollars - counted_by_to,
     )
-    error = abs(link.counted_by_from - link.counted_by_to - named_loss)
+    error = abs(counted_by_from - counted_by_to - named_loss)
     error += sum(-step for step in steps if step < 0)
     if steps[0] > 0 and not link.queue_drops:
         error += steps[0]
@@ -215,7 +216,7 @@ def exchange_result(
 
 
 def _crossings(stream: int, tallies: Tallies) -> dict[str, int]:
-    """How many numbered packets of a stream left over each link, whether paid or not."""
+    """How many numbered packets of a stream left over each link with a header."""
     counts = {}
     for (sender, receiver), end in tallies.ends():
         count = sum(number == stream for number, _, _ in end.sent.followed)

@@ -13,11 +13,11 @@ from lab.measures import (
     Hop,
     Tallies,
     balances,
-    conservation_error,
     exchange_result,
     link_results,
     named_losses,
     node_results,
+    unexplained,
 )
 from lab.plan import Plan
 from lab.report import ExchangeResult, FollowedPacket, LossResult, Report, SettlementResult, TransferResult, WireResult
@@ -36,6 +36,7 @@ def make_report(
     family: int,
     drops: Mapping[Hop, int],
     wires: Sequence[WireReport],
+    tracebacks: tuple[str, ...],
     took_s: float,
     scale: float,
     directory: str,
@@ -49,6 +50,7 @@ def make_report(
     exchanges = tuple(
         exchange_result(name, stream, scenario.figure, tallies, counted) for name, stream, counted in outcome.exchanges
     )
+    missing = unexplained(links, losses, books)
     transfers = _transfers(scenario, outcome)
     hosts = {node.name for node in scenario.hosts()}
     report = Report(
@@ -61,7 +63,8 @@ def make_report(
         links=tuple(links),
         nodes=tuple(node_results(books)),
         balances=tuple(balances(links)),
-        conservation_error_nanodollars=conservation_error(links, losses, books) if books else None,
+        conservation_error_nanodollars=sum(missing.values()) if books else None,
+        unexplained=missing,
         goodput_mbit_s={transfer.name: transfer.mbit_s for transfer in transfers},
         transfers=transfers,
         packets=sum(link.packets for link in links if link.sender in hosts),
@@ -71,6 +74,7 @@ def make_report(
         wires=tuple(WireResult.of(wire) for wire in wires),
         tap_drops=tallies.drops,
         events=tuple(outcome.events),
+        tracebacks=tracebacks,
         findings=(),
         directory=directory,
     )

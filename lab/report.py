@@ -5,6 +5,8 @@ lines."""
 
 from __future__ import annotations
 
+from collections import Counter
+
 import msgspec
 from rich.console import Console
 from rich.table import Table
@@ -14,6 +16,7 @@ from lab.books import LossLine, SettlementLine
 from lab.wire import WireReport
 
 _PLAIN_WIDTH = 120
+_MOST_LOSSES = 12  # shown to people; programs get all of them
 
 
 class ReportValue(msgspec.Struct, frozen=True, kw_only=True):
@@ -45,7 +48,7 @@ class ExchangeResult(ReportValue, frozen=True, kw_only=True):
     answered: int
     median_us: int | None
     seen_on_all_links: int
-    crossings: dict[str, int]  # how many requests and replies were seen on each directed link, as in "X→Z"
+    crossings: dict[str, int]  # requests and replies with a header on each directed link, as in "X→Z"
     packet: FollowedPacket | None  # the most frequent one of those
     like_it: int  # how many had exactly these amounts
 
@@ -166,6 +169,7 @@ class Report(ReportValue, frozen=True, kw_only=True):
     nodes: tuple[NodeResult, ...]
     balances: tuple[BalanceResult, ...]
     conservation_error_nanodollars: int | None
+    unexplained: dict[str, int]  # where that is: links ("X→Y") and nodes
     goodput_mbit_s: dict[str, float]
     transfers: tuple[TransferResult, ...]
     packets: int  # paid packets that hosts sent into the network
@@ -175,6 +179,7 @@ class Report(ReportValue, frozen=True, kw_only=True):
     wires: tuple[WireResult, ...]
     tap_drops: int
     events: tuple[str, ...]  # kills, restarts, impairments
+    tracebacks: tuple[str, ...]  # bugs of ours that the daemons' logs show
     findings: tuple[Finding, ...]
     directory: str  # of logs and captures, "" when they were thrown away
 
@@ -248,6 +253,8 @@ def _links_table(report: Report) -> Table:
     for heading in ("packets", "sent (tap)", "received (tap)", "counted by payer", "counted by payee"):
         table.add_column(heading, justify="right")
     for link in report.links:
+        if not (link.packets or link.counted_by_from or link.counted_by_to):
+            continue
         table.add_row(
             f"{link.sender} → {link.receiver}",
             f"{link.packets:,}",
@@ -281,17 +288,18 @@ def _show_transfers(report: Report, console: Console) -> None:
 
 
 def _show_rest(report: Report, console: Console) -> None:
-    for loss in report.losses:
+    for loss in report.losses[:_MOST_LOSSES]:
         console.print(
             f"  {loss.sender} → {loss.receiver}, interval {loss.interval}: {loss.kind} of {loss.nanodollars:,} n$",
             highlight=False,
         )
-    for settlement in report.settlements:
-        console.print(
-            f"  settled ({settlement.reason}): {settlement.debtor} paid {settlement.creditor} "
-            f"{show_nanodollars(settlement.nanodollars)}",
-            highlight=False,
-        )
+    if len(report.losses) > _MOST_LOSSES:
+        console.print(f"  … and {len(report.losses) - _MOST_LOSSES} more such lines", highlight=False)
+    alike = Counter((item.debtor, item.creditor, item.nanodollars, item.reason) for item in report.settlements)
+    for (debtor, creditor, nanodollars, reason), count in alike.items():
+        times = f", {count} times" if count > 1 else ""
+        line = f"  settled ({reason}): {debtor} paid {creditor} {show_nanodollars(nanodollars)}{times}"
+        console.print(line, highlight=False)
     for wire in report.wires:
         console.print(
             f"  wire {wire.link}: {wire.forwarded:,} frames, {wire.lost:,} lost, {wire.reordered:,} overtaken",

@@ -34,6 +34,8 @@ from lab.wire import WireOrder, Wires
 _SETTLE_INTERVALS = 6  # statement intervals that the books may take to agree
 _SETTLE_POLL_S = 0.5
 _IN_FLIGHT_S = 0.5
+_PREFIX = "hostagent-lab-"
+_LONGEST_DIRECTORY = 70  # a unix socket's name has 107 bytes, "/NODENAME/secretary/secretary.sock" 34
 
 Progress = Callable[[str], None]
 
@@ -81,7 +83,7 @@ class _Run:
         self.plan = make_plan(scenario)
         self.scenario = scenario
         self.progress = progress
-        self.directory = Path(tempfile.mkdtemp(prefix="hostagent-lab-"))
+        self.directory = _make_directory()
         self._family = family
         self._scale = scenario.scale_for(seconds) if seconds else 1.0
         self._pcap = pcap
@@ -92,14 +94,17 @@ class _Run:
 
     def __call__(self) -> Report:
         start_s = time.monotonic()
-        finished = False
+        wanted = True  # its logs: whoever ends a run before its time does not ask what went wrong
         try:
             report = self._work(start_s)
-            finished = report.ok
+            wanted = not report.ok
             return report
+        except KeyboardInterrupt:
+            wanted = False
+            raise
         finally:
             self.ready.set()
-            if self._keep or not finished:
+            if self._keep or wanted:
                 self.progress(f"logs and books are in {self.directory}")
             else:
                 shutil.rmtree(self.directory, ignore_errors=True)
@@ -140,6 +145,7 @@ class _Run:
             family=self._family,
             drops=drops,
             wires=wire_reports,
+            tracebacks=daemons.tracebacks(),  # those of the way down too
             took_s=time.monotonic() - start_s,
             scale=self._scale,
             directory=str(self.directory) if self._keep else "",
@@ -197,6 +203,15 @@ class _Run:
             if quiet or time.monotonic() > deadline_s:
                 return books, tally
             steps.wait(_SETTLE_POLL_S)
+
+
+def _make_directory() -> Path:
+    """In the usual place for temporary files, unless sockets in there would have too long names."""
+    made = Path(tempfile.mkdtemp(prefix=_PREFIX))
+    if len(str(made)) <= _LONGEST_DIRECTORY:
+        return made
+    made.rmdir()
+    return Path(tempfile.mkdtemp(prefix=_PREFIX, dir="/tmp"))
 
 
 def watches(network: Network) -> tuple[Watch, ...]:

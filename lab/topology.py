@@ -236,7 +236,7 @@ class Alike(Expectation, frozen=True, kw_only=True, tag="alike"):
 
 
 class Passes(Expectation, frozen=True, kw_only=True, tag="passes"):
-    """So many requests of an exchange (of those that were sent) went over a link, paid or not."""
+    """So many requests of an exchange (of those that were sent) went over a link with a header."""
 
     exchange: str
     link: tuple[NodeName, NodeName]  # in the packets' direction
@@ -263,7 +263,7 @@ class Loss(Expectation, frozen=True, kw_only=True, tag="loss"):
 
 
 class Settled(Expectation, frozen=True, kw_only=True, tag="settled"):
-    """So many times a balance reached the threshold and was settled."""
+    """So many times a balance reached the threshold and was settled (fewer in a shorter run)."""
 
     at_least: Annotated[int, msgspec.Meta(ge=1)]
 

@@ -17,6 +17,7 @@ from billpay.errors import EnvironmentFault
 from lab.namespaces import Namespace, end_process, inside_namespace
 
 _READY_S = 5.0
+_STEADY_BYTES = "4096"  # written at once: iperf3's own 128 KiB would be bursts that fill a slow link
 _OVERTIME_S = 30  # iperf3 is ended by us, when the measured time is over
 
 
@@ -64,7 +65,7 @@ class IperfTransfer:
             [
                 *("iperf3", "--client", destination, "--bind", source, "--port", str(port)),
                 *("--time", str(int(seconds) + _OVERTIME_S), "--congestion", congestion_control),
-                *(("--bitrate", str(rate_bit_s)) if rate_bit_s else ()),
+                *(("--bitrate", str(rate_bit_s), "--length", _STEADY_BYTES) if rate_bit_s else ()),
             ],
             stdout=errors,
             stderr=errors,

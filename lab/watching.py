@@ -11,7 +11,9 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable
-from typing import Protocol
+from typing import ClassVar, Protocol
+
+from textual.binding import Binding, BindingType
 
 from lab.daemons import Daemons
 from lab.report import Report
@@ -103,6 +105,12 @@ class Work:
             self._fault = fault
 
 
+class LabApp(AgentApp):
+    """The agent's UI, in which Ctrl-C means what it means to every other run: end it, in order."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("ctrl+c", "quit", "Quit", show=False, priority=True)]
+
+
 def run_with_tui(run: Run, stop: threading.Event) -> Report:
     """What `run()` returns or raises; leaving the UI (q, Ctrl-C) ends the run in order."""
     notices = Notices(run.progress)
@@ -117,7 +125,7 @@ def run_with_tui(run: Run, stop: threading.Event) -> Report:
             notices.to_ui()
             source = LocalSource(run.daemons.socket_of(host))
             title = f"{run.scenario.name}, host {host}"
-            AgentApp(source, title=title, notices=notices.take, finished=lambda: work.done).run()
+            LabApp(source, title=title, notices=notices.take, finished=lambda: work.done).run()
             if not work.done:
                 stop.set()
     except KeyboardInterrupt:

@@ -185,7 +185,7 @@ class Tally:
     passed_packets: int = 0  # with a header that the sender let pass unprocessed
     passed_nanodollars: int = 0
     malformed: int = 0
-    followed: dict[tuple[int, int], int] = field(default_factory=dict)  # numbered packet -> amount (0: unpaid)
+    followed: dict[tuple[int, int], int] = field(default_factory=dict)  # numbered packet with a header -> amount
 
     def count(self, seen: Seen) -> None:
         paid = 0
@@ -199,5 +199,5 @@ class Tally:
                 paid = seen.amount
                 self.packets += 1
                 self.nanodollars += paid
-        if seen.number is not None and len(self.followed) < _MAX_FOLLOWED:
+        if seen.number is not None and seen.amount is not None and len(self.followed) < _MAX_FOLLOWED:
             self.followed[seen.number] = paid

@@ -1,10 +1,14 @@
-"""The agent's side of the secretary's socket: typed questions, one at a time, connected anew when it is needed."""
+"""The agent's side of the secretary's socket: typed questions, one at a time, connected anew when it is needed.
+
+Decides when the secretary counts as gone. Refuses to know grants, and whether their signatures hold.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 
@@ -17,6 +21,7 @@ from secretary.messages import (
     AskGrant,
     AskReturn,
     Budget,
+    Closed,
     CloseGrant,
     ExtendGrant,
     Granted,
@@ -29,13 +34,17 @@ from secretary.messages import (
 
 TIMEOUT_S = 3.0
 
+AnswerT = TypeVar("AnswerT", Granted, Closed, Budget)
+
 
 class SecretaryUnavailable(BillpayError):  # noqa: N818 - a state that passes, not a mistake
     """Nobody answers on the secretary's socket: nothing new is granted meanwhile."""
 
 
 class SecretaryClient:
-    """Every method raises SecretaryUnavailable, or RemoteProtocolError when the question was refused as malformed."""
+    """Every method raises SecretaryUnavailable, or RemoteProtocolError when the question was refused or the answer is
+    not one to it. A question whose answer got lost can be asked again: the secretary answers it alike.
+    """
 
     def __init__(self, socket: Path) -> None:
         self._socket = socket
@@ -43,25 +52,28 @@ class SecretaryClient:
         self._turn = asyncio.Lock()
         self._number = 0
 
-    async def ask_grant(self, flow: FlowSelector) -> Granted | Unpaid:
-        return _granted(await self._ask(AskGrant(flow=flow)))
+    async def ask_grant(self, flow: FlowSelector, *, gateway: str = "") -> Granted | Unpaid:
+        return _granted(await self._ask(AskGrant(flow=flow, gateway=gateway)))
 
     async def extend(self, grant: str, spent_nanodollars: int) -> Granted | Unpaid:
         return _granted(await self._ask(ExtendGrant(grant=grant, spent_nanodollars=spent_nanodollars)))
 
     async def ask_return(
-        self, flow: FlowSelector, received_nanodollars: int, received_packets: int
+        self, flow: FlowSelector, received_nanodollars: int, received_packets: int, *, gateway: str = ""
     ) -> Granted | Unpaid:
-        question = AskReturn(flow=flow, received_nanodollars=received_nanodollars, received_packets=received_packets)
+        question = AskReturn(
+            flow=flow,
+            gateway=gateway,
+            received_nanodollars=received_nanodollars,
+            received_packets=received_packets,
+        )
         return _granted(await self._ask(question))
 
     async def close_grant(self, grant: str, spent_nanodollars: int) -> None:
-        await self._ask(CloseGrant(grant=grant, spent_nanodollars=spent_nanodollars))
+        _expected(Closed, await self._ask(CloseGrant(grant=grant, spent_nanodollars=spent_nanodollars)))
 
     async def budget(self) -> Budget:
-        answer = await self._ask(AskBudget())
-        assert isinstance(answer, Budget)
-        return answer
+        return _expected(Budget, await self._ask(AskBudget()))
 
     async def close(self) -> None:
         if self._streams is not None:
@@ -85,6 +97,17 @@ class SecretaryClient:
         return answer
 
     async def _ask_once(self, question: Question) -> Answer:
+        """Again on a new connection if an old one has ended: the secretary was started again meanwhile."""
+        was_connected = self._streams is not None
+        try:
+            return await self._exchange(question)
+        except (OSError, EOFError):
+            if not was_connected:
+                raise
+        await self.close()
+        return await self._exchange(question)
+
+    async def _exchange(self, question: Question) -> Answer:
         if self._streams is None:
             self._streams = await asyncio.open_unix_connection(self._socket, limit=LINE_BYTES_MAX)
         reader, writer = self._streams
@@ -99,5 +122,10 @@ class SecretaryClient:
 
 
 def _granted(answer: Answer) -> Granted | Unpaid:
-    assert isinstance(answer, Granted | Unpaid)
+    return answer if isinstance(answer, Unpaid) else _expected(Granted, answer)
+
+
+def _expected(kind: type[AnswerT], answer: Answer) -> AnswerT:
+    if not isinstance(answer, kind):
+        raise RemoteProtocolError("wrong-answer", f"the secretary answered {type(answer).__name__}")
     return answer

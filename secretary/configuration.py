@@ -1,5 +1,6 @@
 """The secretary's TOML file: what the user is willing to pay for, and how much in a day.
 
+Decides how a mistake in it is named. Refuses to know what follows from a rule (`secretary.issuing`).
 docs/samples/secretary.toml comments every key.
 """
 
@@ -93,18 +94,27 @@ def load(path: Path) -> Configuration:
         if rule.name in names:
             raise ConfigurationError(path, f"{key}.name", f"{rule.name!r} is used twice", "name each rule once")
         names.add(rule.name)
-        for text in rule.destination:
-            try:
-                ip_network(text)
-            except ValueError as error:
-                remedy = "write addresses or prefixes, as 10.0.0.0/8"
-                raise ConfigurationError(path, f"{key}.destination", str(error), remedy) from error
-        needed = "amount_nanodollars" if rule.strategy == "fixed" else "willingness_nanodollars"
-        if not getattr(rule, needed):
-            raise ConfigurationError(path, f"{key}.{needed}", "is 0", f"strategy {rule.strategy!r} needs it")
-        if rule.strategy == "bulk" and not rule.target_bit_s:
-            raise ConfigurationError(path, f"{key}.target_bit_s", "is 0", "strategy 'bulk' pays to reach a rate")
+        _check_rule(rule, path, key)
     return configuration
+
+
+def _check_rule(rule: RuleSection, path: Path, key: str) -> None:
+    for number, text in enumerate(rule.destination):
+        try:
+            ip_network(text)
+        except ValueError as error:
+            remedy = "write addresses or prefixes, as 10.0.0.0/8"
+            raise ConfigurationError(path, f"{key}.destination[{number}]", str(error), remedy) from error
+    needed = "amount_nanodollars" if rule.strategy == "fixed" else "willingness_nanodollars"
+    most = getattr(rule, needed)
+    if not most:
+        raise ConfigurationError(path, f"{key}.{needed}", "is 0", f"strategy {rule.strategy!r} needs it")
+    if rule.strategy == "bulk" and not rule.target_bit_s:
+        raise ConfigurationError(path, f"{key}.target_bit_s", "is 0", "strategy 'bulk' pays to reach a rate")
+    for bound in ("grant_nanodollars", "burst_nanodollars"):
+        if getattr(rule, bound) < most:
+            problem = f"is {getattr(rule, bound)}: less than {needed}, one packet"
+            raise ConfigurationError(path, f"{key}.{bound}", problem, f"at least {most}")
 
 
 def rules_of(configuration: Configuration) -> tuple[Rule, ...]:

@@ -1,6 +1,7 @@
 """What the host's agent and its secretary say to each other: JSON lines on a unix socket.
 
-Each `Request` gets one `Reply` with its number. docs/spec/secretary-protocol.md has examples.
+Decides which questions and answers there are; refuses to know what follows from them. Each `Request` gets one `Reply`
+with its number. docs/spec/secretary-protocol.md has examples.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from billpay.messages import Amount, Count, FlowSelector, Signed, Sum
 
 LINE_BYTES_MAX = 64 * 1024
 
+GatewayFingerprint = Annotated[str, msgspec.Meta(pattern=r"^([0-9a-f]{64})?$")]
 GrantId = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{32}$")]
 
 
@@ -24,6 +26,7 @@ class AskGrant(_Tagged, frozen=True, kw_only=True):
     """What is this flow worth? The same question again gets the same open grant."""
 
     flow: FlowSelector
+    gateway: GatewayFingerprint = ""  # where it will be opened, and nowhere else
 
 
 class ExtendGrant(_Tagged, frozen=True, kw_only=True):
@@ -44,6 +47,7 @@ class AskReturn(_Tagged, frozen=True, kw_only=True):
     """Payments arrived with the opposite flow, cumulative: may they go back with this one?"""
 
     flow: FlowSelector
+    gateway: GatewayFingerprint = ""
     received_nanodollars: Sum
     received_packets: Count
 
@@ -87,7 +91,7 @@ class Budget(_Tagged, frozen=True, kw_only=True):
 
 
 class Refused(_Tagged, frozen=True, kw_only=True):
-    """The question was not one."""
+    """The line was no question, or the secretary could not take it; asking the same again gets the same."""
 
     code: str
     message: str
@@ -97,10 +101,10 @@ Answer = Granted | Unpaid | Closed | Budget | Refused
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    number: int
+    number: Count  # drawn by the asker: 1, 2, … on a connection
     question: Question
 
 
 class Reply(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    number: int
+    number: Count  # of the request; 0: its number could not be read
     answer: Answer

@@ -1,6 +1,7 @@
 """The secretary as a process: answers the agent on a unix socket, with the rules, the budget and its own key.
 
-Decides nothing: `secretary.issuing` does. A decision is journalled and synced before it is answered.
+Decides nothing: `secretary.issuing` does. A decision is journalled and synced before it is answered. Refuses to know
+what an answer is used for. Source: unix(7); docs/spec/secretary-protocol.md.
 """
 
 from __future__ import annotations
@@ -8,14 +9,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import secrets
+import socket
 import time
 from pathlib import Path
 from typing import assert_never
 
 import msgspec
 
-from billpay.errors import EnvironmentFault
+from billpay.errors import EnvironmentFault, RemoteProtocolError
 from dataplane.service import locked, until_told_to_stop
 from neighbour.identity import NodeIdentity
 from secretary.configuration import Configuration, load, rules_of
@@ -42,10 +45,11 @@ from secretary.store import JOURNAL_FILE, Journal
 LOG = logging.getLogger("secretary")
 MAX_CLIENTS = 16
 SECOND_S = 1.0
+MESSAGE_CHARACTERS = 400
 
 
 async def run(config_path: Path) -> None:
-    """Until SIGTERM or SIGINT. Raises ConfigurationError or EnvironmentFault when it cannot start."""
+    """Until SIGTERM or SIGINT. Raises ConfigurationError or EnvironmentFault, also when the journal breaks later."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
     configuration = load(config_path)
     with locked(configuration.state_directory):
@@ -65,7 +69,6 @@ class SecretaryProcess:
         directory = configuration.state_directory
         self._socket = configuration.socket
         self._identity = NodeIdentity.load_or_create(directory, name=configuration.secretary.name)
-        self._journal = Journal(directory / JOURNAL_FILE)
         self._issuer = Issuer(
             rules_of(configuration),
             configuration.return_policy,
@@ -73,32 +76,47 @@ class SecretaryProcess:
             returns_day_nanodollars=configuration.returns.day_nanodollars,
             draw=secrets.token_bytes,
         )
-        for entry in self._journal.entries():
-            self._issuer.apply(entry)
         self._server: asyncio.Server | None = None
-        self._clients = 0
+        self._clients: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
         self._decoder = msgspec.json.Decoder(Request)
+        self._fault: EnvironmentFault | None = None
+        self._failed = asyncio.Event()
+        self._journal = Journal(directory / JOURNAL_FILE)
+        try:
+            for entry in self._journal.entries():
+                self._issuer.apply(entry)
+        except EnvironmentFault:
+            self._journal.close()
+            raise
 
     async def listen(self) -> None:
+        """On a socket that nobody else may open. Raises EnvironmentFault; a socket that nobody serves is replaced."""
         try:
             self._socket.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._socket.unlink(missing_ok=True)  # the state directory is locked: nobody else answers on it
-            self._server = await asyncio.start_unix_server(self._serve, self._socket, limit=LINE_BYTES_MAX)
-            self._socket.chmod(0o600)
+            listening = _private_socket(self._socket)
+            self._server = await asyncio.start_unix_server(self._serve, sock=listening, limit=LINE_BYTES_MAX)
         except OSError as error:
             raise EnvironmentFault("listen on", str(self._socket), error.strerror or error, "name another") from error
 
     async def close(self) -> None:
+        """Ends every conversation: a client that is connected sees its end."""
         if self._server is not None:
             self._server.close()
             self._socket.unlink(missing_ok=True)
+        clients = dict(self._clients)
+        for writer in clients.values():
+            writer.close()
+        await asyncio.gather(*clients)
         self._journal.close()
 
     async def keep_time(self) -> None:
-        while True:
+        """Until cancelled. Raises EnvironmentFault once the journal is broken: a fresh start reads what is in it."""
+        while self._fault is None:
             for entry in self._issuer.on_time(_unix_s()):
                 self._keep(entry)
-            await asyncio.sleep(SECOND_S)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._failed.wait(), SECOND_S)
+        raise self._fault
 
     def _keep(self, entry: Entry) -> None:
         self._journal.append(entry)
@@ -107,30 +125,40 @@ class SecretaryProcess:
     # --- the socket -------------------------------------------------------------------------------------------------
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        if self._clients >= MAX_CLIENTS:
-            writer.close()
-            return
-        self._clients += 1
+        task: asyncio.Task[None] | None = asyncio.current_task()
+        assert task is not None
+        self._clients[task] = writer
         try:
-            with contextlib.suppress(
-                ConnectionError, ValueError, asyncio.IncompleteReadError
-            ):  # gone, or a line too long
-                while line := await reader.readline():
-                    writer.write(msgspec.json.encode(self._reply(line)) + b"\n")
-                    await writer.drain()
+            with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):  # gone, even in mid-line
+                await self._converse(reader, writer)
+        except EnvironmentFault as fault:
+            self._fault = fault
+            self._failed.set()
         finally:
-            self._clients -= 1
+            del self._clients[task]
             writer.close()
+
+    async def _converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if len(self._clients) > MAX_CLIENTS:
+            await _send(writer, _refused(0, "busy", f"{MAX_CLIENTS} connections are open"))
+            return
+        while self._fault is None:
+            try:
+                line = await reader.readuntil(b"\n")
+            except asyncio.LimitOverrunError:
+                await _send(writer, _refused(0, "too-long", f"a line has at most {LINE_BYTES_MAX} bytes"))
+                return
+            await _send(writer, self._reply(line))
 
     def _reply(self, line: bytes) -> Reply:
         try:
             request = self._decoder.decode(line)
-        except msgspec.DecodeError as error:
-            return Reply(number=0, answer=Refused(code="malformed", message=str(error)[:400]))
+        except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
+            return _refused(0, "malformed", str(error))
         try:
             return Reply(number=request.number, answer=self.answer(request.question, _unix_s()))
-        except ValueError as error:  # an address in a flow that is none
-            return Reply(number=request.number, answer=Refused(code="malformed", message=str(error)[:400]))
+        except RemoteProtocolError as error:
+            return _refused(request.number, error.code, error.message)
 
     def answer(self, question: Question, unix_s: int) -> Answer:
         issuer = self._issuer
@@ -138,12 +166,14 @@ class SecretaryProcess:
             self._keep(entry)
         match question:
             case AskGrant():
-                return self._granted(issuer.ask(question.flow, unix_s))
+                return self._granted(issuer.ask(question.flow, unix_s, gateway=question.gateway))
             case ExtendGrant():
                 spent = question.spent_nanodollars
                 return self._granted(issuer.extend(question.grant, spent_nanodollars=spent, unix_s=unix_s))
             case CloseGrant():
-                self._keep(Ended(grant=question.grant, spent_nanodollars=question.spent_nanodollars, unix_s=unix_s))
+                if issuer.is_open(question.grant):  # asked again, after a lost answer: it is closed
+                    spent = question.spent_nanodollars
+                    self._keep(Ended(grant=question.grant, spent_nanodollars=spent, unix_s=unix_s))
                 return Closed()
             case AskReturn():
                 return self._granted(
@@ -152,6 +182,7 @@ class SecretaryProcess:
                         received_nanodollars=question.received_nanodollars,
                         received_packets=question.received_packets,
                         unix_s=unix_s,
+                        gateway=question.gateway,
                     )
                 )
             case AskBudget():
@@ -178,6 +209,45 @@ class SecretaryProcess:
             target_bit_s=rule.target_bit_s if rule is not None else 0,
             share_nanodollars=0 if rule is not None else returns.share_nanodollars,
         )
+
+
+def _private_socket(path: Path) -> socket.socket:
+    """Bound and 0600 from its first moment. Raises OSError; EnvironmentFault if somebody serves it."""
+    listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        if path.is_socket():
+            _make_way(path)
+        mask = os.umask(0o177)
+        try:
+            listening.bind(str(path))
+        finally:
+            os.umask(mask)
+    except BaseException:
+        listening.close()
+        raise
+    listening.setblocking(False)
+    return listening
+
+
+def _make_way(path: Path) -> None:
+    """Removes a socket that a killed process left; another kind of file stays, and the bind fails."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.settimeout(SECOND_S)
+        try:
+            probe.connect(str(path))
+        except ConnectionRefusedError:
+            path.unlink(missing_ok=True)
+            return
+    raise EnvironmentFault("listen on", str(path), "another process answers there", "stop it, or name another socket")
+
+
+async def _send(writer: asyncio.StreamWriter, reply: Reply) -> None:
+    writer.write(msgspec.json.encode(reply) + b"\n")
+    await writer.drain()
+
+
+def _refused(number: int, code: str, message: str) -> Reply:
+    return Reply(number=number, answer=Refused(code=code, message=message[:MESSAGE_CHARACTERS]))
 
 
 def _unix_s() -> int:

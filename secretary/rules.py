@@ -1,6 +1,7 @@
 """Which rule a flow falls under: the first that matches its protocol, destination and port.
 
-Decides what a flow is worth to the user, by the rules file alone. Pure.
+Decides what a flow is worth to the user, by the rules file alone, and what counts as one flow. Refuses to know
+budgets, grants and prices. Pure.  Source: Bill-Pay 2.4 (rules by application come first; learning comes later).
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network, ip_address
 
+from billpay.errors import RemoteProtocolError
 from billpay.messages import FlowSelector
 
 PROTOCOLS = {"tcp": 6, "udp": 17, "any": 0}
@@ -45,3 +47,17 @@ class Rule:
 def find_rule(rules: Sequence[Rule], flow: FlowSelector) -> Rule | None:
     """The first that matches; None: the flow is worth nothing to the user."""
     return next((rule for rule in rules if rule.matches(flow)), None)
+
+
+def check_exact(flow: FlowSelector) -> None:
+    """Raises RemoteProtocolError unless it is one flow, and written in the one way in which flows are compared."""
+    if not flow.protocol:
+        raise RemoteProtocolError("not-one-flow", "name the protocol of the flow")
+    try:
+        source, destination = ip_address(flow.source), ip_address(flow.destination)
+    except ValueError as error:
+        raise RemoteProtocolError("bad-address", str(error)) from error
+    if (str(source), str(destination)) != (flow.source, flow.destination) or "%" in flow.source + flow.destination:
+        raise RemoteProtocolError("bad-address", f"write {source.compressed} and {destination.compressed}, no zone")
+    if source.version != destination.version:
+        raise RemoteProtocolError("bad-address", f"{source} and {destination} are not of one IP version")

@@ -1,40 +1,47 @@
 """The terminal UI: two screens over the local API, flows and accounts.
 
-Decides nothing: `tui.model` says what is shown, this puts it on a terminal and keeps the connection.
+Decides nothing: `tui.model` says what is shown, this puts it on a terminal and keeps the connection.  Refuses to know
+anything of the agent but what its local API says.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import sys
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
-from typing import ClassVar, Protocol
+from typing import ClassVar, Final, Protocol
 
-from textual import events
 from textual.app import App, ComposeResult
 from textual.binding import BindingType
-from textual.containers import Vertical
-from textual.widgets import ContentSwitcher, DataTable, Footer, Static
+from textual.containers import Vertical, VerticalScroll
+from textual.widgets import ContentSwitcher, Footer, Static
 
+from billpay.errors import BillpayError, EnvironmentFault
 from hostagent import api
-from hostagent.client import LocalClient, Unreachable
-from tui.model import ACCOUNT_COLUMNS, FLOW_COLUMNS, Model, columns_for, cut
+from hostagent.client import LocalClient
+from tui.grid import Grid
+from tui.model import Model, cut
 
 RETRY_S = 1.0
 NOTICE_S = 0.2
-NOTICE_LINES = 4
+LOOK_S = 1.0
+NOTICE_LINES: Final = 4
+SIDES: Final = 2  # columns that a table leaves to its scroll bar, and a box to its padding
 
-HELP = [
-    "f or 1: flows, what each pays, for which path, and why",
-    "a or 2: accounts, what we and our neighbours owe each other",
-    "arrow keys: choose a flow; its whole story is below the table",
-    "amounts are in dollars: n = 10^-9, µ = 10^-6, m = 10^-3; those of flows are for one packet (pays, toll) or in all",
-    "?: this help     q: quit",
-]
+HELP: Final = """\
+f or 1: flows, what each pays, for which path, and why
+a or 2: accounts, what we and our neighbours owe each other
+arrow keys: choose a flow; its whole story is below the table
+amounts are dollars: n 10^-9, µ 10^-6, m 10^-3; ? is not known yet
+pays, toll: of a packet now   spent, back: in all   arrives: says the far end
+we sent, we got: our counters   they got, they sent: the neighbour's, signed
+?: closes this help   q: quit"""
 
 
 class SnapshotSource(Protocol):
-    """Where snapshots come from; `events` may end or raise Unreachable, and is asked again then."""
+    """Where snapshots come from; `events` may end or raise what the client raises, and is asked again then."""
 
     def events(self) -> AsyncIterator[api.Snapshot]: ...
 
@@ -46,8 +53,8 @@ class LocalSource:
         self._socket = socket
 
     async def events(self) -> AsyncIterator[api.Snapshot]:
-        async with LocalClient(self._socket) as client:
-            async for snapshot in client.events():
+        async with LocalClient(self._socket) as client, contextlib.aclosing(client.events()) as snapshots:
+            async for snapshot in snapshots:
                 yield snapshot
 
 
@@ -56,19 +63,18 @@ class AgentApp(App[None]):
 
     ENABLE_COMMAND_PALETTE = False
     CSS = """
-    #header { height: 1; background: $primary-background; text-style: bold; }
-    #warnings { height: auto; max-height: 3; color: $warning; }
+    #header { height: 1; padding: 0 1; background: $primary-background; text-style: bold; }
+    #warnings { height: auto; max-height: 6; padding: 0 1; color: $text-warning; }
     #switcher { height: 1fr; }
-    DataTable { height: 1fr; }
-    .below { height: auto; max-height: 9; border-top: solid $primary; padding: 0 1; }
+    Grid { height: 1fr; min-height: 4; background: $background; }
+    .below { height: auto; max-height: 14; border-top: solid $primary; padding: 0 1; }
+    .below Static { height: auto; }
     #notices { height: auto; max-height: 5; border-top: dashed $primary; padding: 0 1; }
-    #help { display: none; height: auto; padding: 0 1; border-top: solid $accent; }
+    #help { display: none; height: auto; max-height: 60%; padding: 0 1; border-top: solid $accent; }
     """
     BINDINGS: ClassVar[list[BindingType]] = [
-        ("f", "show('flows')", "Flows"),
-        ("a", "show('accounts')", "Accounts"),
-        ("1", "show('flows')", ""),
-        ("2", "show('accounts')", ""),
+        ("f,1", "show('flows')", "Flows"),
+        ("a,2", "show('accounts')", "Accounts"),
         ("question_mark", "help", "Help"),
         ("q", "quit", "Quit"),
     ]
@@ -85,30 +91,41 @@ class AgentApp(App[None]):
         self.title = title
         self.model = Model()
         self._source = source
-        self._notices = notices
+        self._new_notices = notices
         self._finished = finished
-        self._order: list[str] = []
-        self._chose = False  # until a person moves the cursor it stays on the first row
+        self._heard_s = 0.0
+        self._header = Static(id="header", markup=False)
+        self._warnings = Static(id="warnings", markup=False)
+        self._flows = Grid("flow-table")
+        self._detail = Static(id="flow-detail", markup=False)
+        self._accounts = Grid("account-table")
+        self._account_lines = Static(id="account-lines", markup=False)
+        self._help = Static(HELP, id="help", markup=False)
+        self._notices = Static(id="notices", markup=False)
 
     def compose(self) -> ComposeResult:
-        yield Static(id="header", markup=False)
-        yield Static(id="warnings", markup=False)
+        yield self._header
+        yield self._warnings
         with ContentSwitcher(initial="flows", id="switcher"):
             with Vertical(id="flows"):
-                yield DataTable[str](id="flow-table", cursor_type="row", zebra_stripes=True)
-                yield Static(id="flow-detail", classes="below", markup=False)
+                yield self._flows
+                with VerticalScroll(classes="below", can_focus=False):
+                    yield self._detail
             with Vertical(id="accounts"):
-                yield DataTable[str](id="account-table", cursor_type="row", zebra_stripes=True)
-                yield Static(id="account-lines", classes="below", markup=False)
-        yield Static("\n".join(HELP), id="help", markup=False)
-        if self._notices is not None:
-            yield Static(id="notices", markup=False)
+                yield self._accounts
+                with VerticalScroll(classes="below", can_focus=False):
+                    yield self._account_lines
+        yield self._help
+        if self._new_notices is not None:
+            yield self._notices
         yield Footer(show_command_palette=False)
 
     def on_mount(self) -> None:
+        self._heard_s = asyncio.get_running_loop().time()
         self.run_worker(self._follow(), exclusive=False)
-        if self._notices is not None:
-            self.set_interval(NOTICE_S, self._show_notices)
+        self.set_interval(LOOK_S, self._look_whether_quiet)
+        self.set_interval(NOTICE_S, self._show_notices)
+        self._flows.focus()
         self.refresh_all()
 
     def on_resize(self) -> None:
@@ -119,10 +136,11 @@ class AgentApp(App[None]):
         while True:
             try:
                 async for snapshot in self._source.events():
+                    self._heard_s = asyncio.get_running_loop().time()
                     self.model.on_snapshot(snapshot)
                     self.refresh_all()
                 self.model.on_lost("the agent ended")
-            except Unreachable as error:
+            except BillpayError as error:
                 self.model.on_lost(str(error))
             self.refresh_all()
             await asyncio.sleep(RETRY_S)
@@ -131,17 +149,10 @@ class AgentApp(App[None]):
 
     def action_show(self, screen: str) -> None:
         self.query_one(ContentSwitcher).current = screen
-        table = "#flow-table" if screen == "flows" else "#account-table"
-        self.query_one(table, DataTable).focus()
-        self.refresh_all()
+        (self._flows if screen == "flows" else self._accounts).focus()
 
     def action_help(self) -> None:
-        box = self.query_one("#help")
-        box.styles.display = "none" if box.styles.display == "block" else "block"
-
-    def on_key(self, event: events.Key) -> None:
-        if event.key in ("up", "down", "pageup", "pagedown", "home", "end"):
-            self._chose = True
+        self._help.display = not self._help.display
 
     def on_data_table_row_highlighted(self) -> None:
         self._show_detail()
@@ -149,61 +160,42 @@ class AgentApp(App[None]):
     # --- what is shown ----------------------------------------------------------------------------------------------
 
     def refresh_all(self) -> None:
-        if not self.query("#header"):  # not composed yet
+        if not self._is_shown():
             return
-        width = self.size.width
-        self.query_one("#header", Static).update(cut(f"{self.title}  {self.model.header()}", width))
-        self.query_one("#warnings", Static).update("\n".join(cut(line, width) for line in self.model.warnings()))
-        self._fill_flows(width)
-        self._fill_accounts(width)
-        self.query_one("#account-lines", Static).update(
-            "\n".join(cut(line, width - 2) for line in self.model.account_lines())
-        )
+        width = self.size.width - SIDES
+        self._header.update(cut(f"{self.title}: {self.model.header()}", width))
+        warnings = self.model.warnings()
+        self._warnings.display = bool(warnings)
+        self._warnings.update("\n".join(cut(line, 2 * width) for line in warnings))
+        self._flows.show(self.model.flow_table(width))
+        self._accounts.show(self.model.account_table(width))
+        self._account_lines.update("\n".join(self.model.account_lines()))
         self._show_detail()
 
-    def _fill_flows(self, width: int) -> None:
-        table = self.query_one("#flow-table", DataTable)
-        flows = self.model.flows()
-        shown = columns_for(FLOW_COLUMNS, width - 2)
-        chosen = self._chose and 0 <= table.cursor_row < len(self._order)
-        selected = self._order[table.cursor_row] if chosen else None
-        table.clear(columns=True)
-        for column in shown:
-            table.add_column(column.title, width=column.width)
-        for flow in flows:
-            table.add_row(*(cut(column.text(flow), column.width) for column in shown))
-        self._order = [flow.flow for flow in flows]
-        if selected in self._order:
-            table.move_cursor(row=self._order.index(selected), animate=False)
-
-    def _fill_accounts(self, width: int) -> None:
-        table = self.query_one("#account-table", DataTable)
-        shown = columns_for(ACCOUNT_COLUMNS, width - 2)
-        row = table.cursor_row
-        table.clear(columns=True)
-        for column in shown:
-            table.add_column(column.title, width=column.width)
-        if self.model.snapshot is not None:
-            for link in self.model.snapshot.accounts.links:
-                table.add_row(*(cut(column.text(link), column.width) for column in shown))
-        if table.row_count:
-            table.move_cursor(row=min(row, table.row_count - 1), animate=False)
-
     def _show_detail(self) -> None:
-        table = self.query_one("#flow-table", DataTable)
-        flows = self.model.flows()
-        flow = flows[table.cursor_row] if 0 <= table.cursor_row < len(flows) else None
-        self.query_one("#flow-detail", Static).update("\n".join(self.model.detail(flow)))
+        if self._is_shown():
+            self._detail.update("\n".join(self.model.detail(self._flows.selected)))
+
+    def _is_shown(self) -> bool:
+        """Not before everything is composed, and not while it is taken down."""
+        return self.is_running and all(part.is_attached for part in (self._header, self._detail, self._account_lines))
+
+    def _look_whether_quiet(self) -> None:
+        self.model.on_quiet(int(asyncio.get_running_loop().time() - self._heard_s))
+        self.refresh_all()
 
     def _show_notices(self) -> None:
-        assert self._notices is not None
-        self.model.notices.extend(self._notices())
-        lines = list(self.model.notices)[-NOTICE_LINES:]
-        self.query_one("#notices", Static).update("\n".join(cut(line, self.size.width - 2) for line in lines))
+        if self._new_notices is not None:
+            self.model.notices.extend(self._new_notices())
+            lines = list(self.model.notices)[-NOTICE_LINES:]
+            self._notices.update("\n".join(cut(line, self.size.width - SIDES) for line in lines))
         if self._finished is not None and self._finished():
             self.exit()
 
 
 def run_tui(socket: Path) -> None:
-    """Until the user quits; a missing agent is shown, not an error."""
+    """Until the user quits; a missing agent is shown, not an error.  Raises EnvironmentFault without a terminal."""
+    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+        remedy = "`hostagent status`, `flows` and `accounts` need none"
+        raise EnvironmentFault("show", "the terminal UI", "this is no terminal", remedy)
     AgentApp(LocalSource(socket)).run()

@@ -60,7 +60,9 @@ def request_of(as_number: int = 0) -> AgreementRequest:
     return AgreementRequest(name="a", as_number=as_number, header=True)
 
 
-def grant_of(serial: int = 1, source: str = "10.9.1.1", cap: int = 1000, key: str = "0" * 32) -> Grant:
+def grant_of(
+    gateway: RealGateway, serial: int = 1, source: str = "10.9.1.1", cap: int = 1000, key: str = "0" * 32
+) -> Grant:
     now = int(time.time())
     return Grant(
         grant="a" * 32,
@@ -73,6 +75,7 @@ def grant_of(serial: int = 1, source: str = "10.9.1.1", cap: int = 1000, key: st
         not_before_unix_s=now - 100,
         expires_unix_s=now + 600,
         key=key,
+        gateway=gateway.gateway.fingerprint,
     )
 
 
@@ -111,14 +114,17 @@ def test_grants_open_once_grow_and_close_and_only_the_secretary_signs_them(gatew
 
     async def talk(client: ControlClient) -> None:
         await client.agree(request_of())
-        assert await refused(client, grant_of(), gateway.host) == "wrong-signer"
-        assert await refused(client, grant_of(source="10.9.1.77"), gateway.secretary) == "foreign-source"
-        assert await refused(client, grant_of(), gateway.secretary, name="b" * 32) == "other-grant"
-        usage = await client.open_grant("a" * 32, sign(gateway.secretary.key, grant_of()))
+        assert await refused(client, grant_of(gateway), gateway.host) == "wrong-signer"
+        assert await refused(client, grant_of(gateway, source="10.9.1.77"), gateway.secretary) == "foreign-source"
+        assert await refused(client, grant_of(gateway), gateway.secretary, name="b" * 32) == "other-grant"
+        elsewhere = msgspec.structs.replace(grant_of(gateway), gateway=gateway.stranger.fingerprint)
+        assert await refused(client, elsewhere, gateway.secretary) == "other-gateway"
+        assert await refused(client, grant_of(gateway, serial=2), gateway.secretary) == "unknown-grant"
+        usage = await client.open_grant("a" * 32, sign(gateway.secretary.key, grant_of(gateway)))
         assert usage.state is GrantState.OPEN
-        assert await refused(client, grant_of(cap=2), gateway.secretary) == "old-serial"
-        assert await refused(client, grant_of(serial=2, key="1" * 32), gateway.secretary) == "other-key"
-        await client.open_grant("a" * 32, sign(gateway.secretary.key, grant_of(serial=2, cap=5000)))
+        assert await refused(client, grant_of(gateway, cap=2), gateway.secretary) == "old-serial"
+        assert await refused(client, grant_of(gateway, serial=2, key="1" * 32), gateway.secretary) == "other-key"
+        await client.open_grant("a" * 32, sign(gateway.secretary.key, grant_of(gateway, serial=2, cap=5000)))
         assert (await client.grant_usage("a" * 32)).serial == 2
         assert (await client.close_grant("a" * 32)).state is GrantState.CLOSED
         with pytest.raises(RemoteProtocolError, match="unknown-grant"):
@@ -132,7 +138,7 @@ def test_open_grants_and_agreements_are_there_after_a_kill(gateway: RealGateway)
 
     async def open_it(client: ControlClient) -> None:
         await client.agree(request_of())
-        await client.open_grant("a" * 32, sign(gateway.secretary.key, grant_of()))
+        await client.open_grant("a" * 32, sign(gateway.secretary.key, grant_of(gateway)))
 
     in_a(gateway, open_it)
     gateway.kill()

@@ -85,7 +85,7 @@ def test_a_flow_without_a_rule_goes_unpaid_and_says_why(running: SmallLab) -> No
 def test_forged_altered_and_replayed_echoes_change_nothing(running: SmallLab, tmp_path: Path) -> None:
     answering = running.answer(PAID_PORT)
     traffic = running.exchange(PAID_PORT, seconds=4)
-    wait_until(lambda: paying_flow(running.snapshot("A")).toll_nanodollars == 1)
+    wait_until(lambda: any(flow.active and flow.toll_nanodollars == 1 for flow in running.snapshot("A").flows))
     stranger = NodeIdentity.load_or_create(tmp_path / "stranger", name="B")
     name = next(flow for flow in running.snapshot("A").flows if flow.rule == "exchange" and flow.active).flow
     port = int(name.split(" → ")[0].rpartition(":")[2])

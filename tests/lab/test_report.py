@@ -58,6 +58,7 @@ REPORT = Report(
     nodes=(),
     balances=(),
     conservation_error_nanodollars=0,
+    unexplained={},
     goodput_mbit_s={"paying": 8.3, "unpaid": 0.2},
     transfers=(
         TransferResult(name="paying", paid=True, mbit_s=8.3, bytes=1, seconds=1, congestion_control="cubic"),
@@ -72,6 +73,7 @@ REPORT = Report(
     wires=(),
     tap_drops=0,
     events=("1.0 s: SIGKILL to the daemon of Y",),
+    tracebacks=(),
     findings=(Finding(what="it holds", ok=True, detail="yes"),),
     directory="",
 )

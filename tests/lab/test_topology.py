@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from billpay.errors import ConfigurationError
 from lab.plan import make_plan
 from lab.scenarios import DIRECTORY, find_scenario, list_scenarios
-from lab.topology import Exchange, NodeKind, load
+from lab.topology import LEAST_SCALE, Exchange, NodeKind, Pause, load
 
 SMALL = """
 name = "small"
@@ -102,3 +103,35 @@ def test_mistakes_are_one_line_that_names_the_file(tmp_path: Path, addition: str
         load(path)
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_the_scenario_in_the_documentation_is_sound(tmp_path: Path) -> None:
+    text = (Path(__file__).parents[2] / "docs" / "lab.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"```toml\n(.*?)```", text, re.DOTALL)
+    scenario = load(written(tmp_path, example))
+    assert [type(step).__name__ for step in scenario.steps] == ["Exchange"]
+    assert make_plan(scenario).routes
+
+
+@pytest.mark.parametrize(
+    ("addition", "complaint"),
+    [
+        (
+            '[[expect]]\nthat = "answered"\nexchange = "nothing"\nat_least_percent = 1\n',
+            "no exchange or transfer 'nothing'",
+        ),
+        ('[[expect]]\nthat = "loss"\nlink = ["A", "B"]\n', "neither a link nor a tunnel to B"),
+        ('[[steps]]\ndo = "stop"\nname = "noise"\n', "no flood 'noise'"),
+    ],
+)
+def test_expectations_of_what_never_happens_are_mistakes(tmp_path: Path, addition: str, complaint: str) -> None:
+    with pytest.raises(ConfigurationError, match=complaint):
+        load(written(tmp_path, SMALL + addition))
+
+
+def test_a_run_of_another_length_stretches_the_traffic_and_no_fixed_pause() -> None:
+    scenario = find_scenario("figure1")
+    fixed = sum(step.seconds for step in scenario.steps if isinstance(step, Pause))
+    scale = scenario.scale_for(2 * scenario.seconds)
+    assert (scenario.seconds - fixed) * scale + fixed == pytest.approx(2 * scenario.seconds)
+    assert scenario.scale_for(1) == LEAST_SCALE

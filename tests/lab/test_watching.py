@@ -64,7 +64,7 @@ def ui_that(does: Callable[[Any], None], shown: list[Any], monkeypatch: pytest.M
         def run(self) -> None:
             does(self)
 
-    monkeypatch.setattr(lab.watching, "AgentApp", App)
+    monkeypatch.setattr(lab.watching, "LabApp", App)
 
 
 def test_the_ui_ends_by_itself_when_the_run_has_ended(monkeypatch: pytest.MonkeyPatch) -> None:

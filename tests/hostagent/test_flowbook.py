@@ -1,0 +1,260 @@
+"""All flows of a host: what is kept of reports and echoes, for how long, and what the next turn tells."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+from gateway_network import A_V4, A_V6, B_V4, B_V6, X, Y, grant_for, plain
+from hypothesis import given
+from hypothesis import strategies as st
+from one_host import echo_of, flow_of, report_of
+
+from billpay.header import ISP_WRITTEN
+from billpay.messages import Echo, FlowSelector, GrantKind, OadAlternative, OadDescription, OadObservation
+from hostagent import flowbook
+from hostagent.commands import FlowReport, Oads, Observed
+from hostagent.flowbook import CUMULATIVE, FORGET_NS, FlowBook, flow_text, path_text, reverse
+from hostagent.flows import IDLE_NS, Flow
+from pricereactor.reactor import Decision, Observation, reactor_for
+
+S = 10**9
+PACKET = plain()
+FLOW = flow_of(PACKET)
+BACK = reverse(FLOW)
+BY_1: Oads = ((X, ISP_WRITTEN | 3, 1), (Y, ISP_WRITTEN | 1, 1))
+BY_2: Oads = ((X, ISP_WRITTEN | 3, 2), (Y, ISP_WRITTEN | 1, 1))
+
+
+def report(flow: FlowSelector = FLOW, **counts: Any) -> FlowReport:
+    return report_of(flow, **counts)
+
+
+def echo(*observed: tuple[Oads, int], **counts: Any) -> Echo:
+    observations = tuple(
+        OadObservation(oads=oads, packets=packets, received_nanodollars=9 * packets, lowest_amount=9, path_length=2)
+        for oads, packets in observed
+    )
+    return echo_of(FLOW, observations=observations, **counts)
+
+
+def book() -> FlowBook:
+    return FlowBook(delay_value_nanodollars_per_ms=1)
+
+
+def numbered(number: int) -> FlowSelector:
+    return msgspec.structs.replace(FLOW, source_port=number)
+
+
+# --- reports ---------------------------------------------------------------------------------------------------------
+
+
+def test_what_leaves_and_what_arrives_are_kept_apart() -> None:
+    kept = book()
+    kept.on_reports([report(out_packets=1), report(BACK, in_packets=2)], 0)
+    assert set(kept.flows) == {FLOW}
+    assert set(kept.arriving) == {BACK}
+    assert kept.opposite(kept.flows[FLOW]) is kept.arriving[BACK]
+
+
+def test_a_reply_flow_is_known_by_what_it_has_to_return() -> None:
+    kept = book()
+    kept.on_reports([report(pool_nanodollars=8), report(numbered(1), in_packets=1)], 0)
+    assert set(kept.flows) == {FLOW}
+    assert kept.opposite(kept.flows[FLOW]) is None
+
+
+def test_a_later_report_replaces_the_earlier_one() -> None:
+    kept = book()
+    for tick in (1, 2):
+        kept.on_reports([report(out_packets=tick, out_bytes=1000 * tick, last_ns=tick * S)], tick * S)
+    flow = kept.flows[FLOW]
+    assert (flow.report.out_packets, flow.rate_bit_s(2 * S)) == (2, 8000)
+
+
+def seen(oads: Oads, packets: int, lowest: int) -> Observed:
+    return Observed(oads=oads, packets=packets, received_nanodollars=9 * packets, lowest_amount=lowest, path_length=2)
+
+
+def test_a_restarted_packet_core_goes_on_counting_where_the_killed_one_was() -> None:
+    kept = book()
+    counts: dict[str, Any] = dict.fromkeys(CUMULATIVE, 100)
+    kept.on_reports([report(**counts, observed=(seen(BY_1, 70, 9), seen(BY_2, 30, 7)))], 0)
+    fewer: dict[str, Any] = dict.fromkeys(CUMULATIVE, 4)
+    again = report(**fewer, spent_nanodollars=60, pool_nanodollars=5, observed=(seen(BY_2, 4, 8),))
+    kept.on_reports([again], S)
+    more: dict[str, Any] = dict.fromkeys(CUMULATIVE, 6)
+    kept.on_reports([report(**more, spent_nanodollars=80, pool_nanodollars=5)], 2 * S)
+    total = kept.flows[FLOW].report
+    assert {getattr(total, name) for name in CUMULATIVE} == {106}
+    assert (total.spent_nanodollars, total.pool_nanodollars) == (80, 5)
+    kept.on_reports([report(**fewer, observed=(seen(BY_2, 4, 8),))], 3 * S)
+    total = kept.arriving[FLOW]
+    assert {getattr(total, name) for name in CUMULATIVE} == {110}
+    assert total.observed == (seen(BY_2, 34, 7), seen(BY_1, 70, 9))
+
+
+@given(st.lists(st.tuples(st.booleans(), st.integers(0, 9), st.integers(0, 9)), max_size=30))
+def test_counts_never_fall(story: list[tuple[bool, int, int]]) -> None:
+    """Whenever a packet core is restarted: what a later one counts is added."""
+    kept, out, arrived = book(), 0, 0
+    total_out = total_arrived = 0
+    for restarted, more_out, more_arrived in story:
+        out, arrived = (more_out, more_arrived) if restarted else (out + more_out, arrived + more_arrived)
+        kept.on_reports([report(out_packets=out, in_packets=arrived)], 0)
+        if FLOW in kept.flows:
+            now = kept.flows[FLOW].report
+            assert now.out_packets >= total_out
+            assert now.in_packets >= total_arrived
+            total_out, total_arrived = now.out_packets, now.in_packets
+
+
+# --- bounds ----------------------------------------------------------------------------------------------------------
+
+
+def test_silent_flows_are_forgotten() -> None:
+    kept = book()
+    kept.on_reports([report(out_packets=1, last_ns=5), report(BACK, in_packets=1, last_ns=5)], 5)
+    kept.on_reports([report(numbered(9), in_packets=1, last_ns=5)], 5)
+    kept.forget_old(5 + FORGET_NS)
+    assert (len(kept.flows), len(kept.arriving)) == (1, 2)
+    kept.flows[FLOW].busy = True
+    kept.forget_old(6 + FORGET_NS)
+    assert set(kept.flows) == {FLOW}  # a call for it is under way
+    assert set(kept.arriving) == {BACK}  # its receipts are what may go back with a flow that is there
+    kept.flows[FLOW].busy = False
+    kept.forget_old(6 + FORGET_NS)
+    assert (kept.flows, kept.arriving, kept._raw, kept._before) == ({}, {}, {}, {})
+
+
+def test_the_book_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(flowbook, "MAX_FLOWS", 10)
+    kept = book()
+    for number in range(100):
+        kept.on_reports([report(numbered(number), out_packets=1, in_packets=1)], 0)
+    assert len(kept.flows) == len(kept.arriving) == 10
+    assert len(kept._raw) == 20
+    kept.on_reports([report(numbered(3), out_packets=2, in_packets=7)], 0)
+    assert kept.arriving[numbered(3)].in_packets == 7
+
+
+def test_a_full_book_lets_go_of_silent_flows_without_a_grant(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(flowbook, "MAX_FLOWS", 4)
+    kept = book()
+    kept.on_reports([report(numbered(number), out_packets=1, last_ns=0) for number in range(3)], 0)
+    kept.on_reports([report(numbered(3), out_packets=1, last_ns=IDLE_NS)], IDLE_NS)
+    kept.flows[numbered(0)].on_grant(grant_for(PACKET), "X")
+    kept.flows[numbered(1)].on_return_grant(grant_for(PACKET, kind=GrantKind.RETURN), "X")
+    kept.on_reports([report(numbered(4), out_packets=1, last_ns=IDLE_NS)], IDLE_NS)
+    assert set(kept.flows) == {numbered(number) for number in (0, 1, 3, 4)}
+    kept.on_reports([report(numbered(5), out_packets=1, last_ns=IDLE_NS)], IDLE_NS)
+    assert numbered(5) not in kept.flows
+
+
+# --- echoes ----------------------------------------------------------------------------------------------------------
+
+
+def paying_book() -> tuple[FlowBook, Flow]:
+    kept = book()
+    kept.on_reports([report(out_packets=1)], 0)
+    flow = kept.flows[FLOW]
+    flow.amount_nanodollars = 20
+    return kept, flow
+
+
+def test_an_echo_of_an_unknown_flow_changes_nothing() -> None:
+    assert book().on_echo(echo(), 0) is None
+
+
+@pytest.mark.row("BP-24")
+def test_an_echo_tells_path_toll_and_goodput() -> None:
+    kept, flow = paying_book()
+    for tick in (1, 2):
+        told = echo((BY_1, 10 * tick), paid_packets=10 * tick, received_nanodollars=90 * tick, bytes=1000 * tick)
+        assert kept.on_echo(told, tick * S) is flow
+    assert flow.path == f"AS{X}:1 AS{Y}:1"
+    assert (flow.far_end.toll_nanodollars, flow.far_end.goodput_bit_s()) == (11, 8000)
+
+
+def test_the_path_is_that_of_the_newest_packets() -> None:
+    kept, flow = paying_book()
+    kept.on_echo(echo((BY_1, 1000)), S)
+    kept.on_echo(echo((BY_1, 1001), (BY_2, 5)), 2 * S)
+    assert flow.path == f"AS{X}:2 AS{Y}:1"
+    kept.on_echo(echo((BY_1, 1001), (BY_2, 5)), 3 * S)
+    assert flow.path == f"AS{X}:2 AS{Y}:1"
+
+
+def test_a_probes_echo_tells_no_path_of_a_flow() -> None:
+    kept, flow = paying_book()
+    flow.is_probe = True
+    assert kept.on_echo(echo((BY_1, 10)), S) is flow
+    assert flow.path == ""
+
+
+# --- decisions -------------------------------------------------------------------------------------------------------
+
+
+class Restless:
+    """A reactor that always wants another path."""
+
+    def on_observation(self, observation: Observation) -> Decision:
+        return Decision(amount_nanodollars=7, try_other_path=True, reason="too slow")
+
+
+def test_only_flows_with_news_are_told() -> None:
+    kept, flow = paying_book()
+    assert kept.decide(0) == []
+    flow.reactor = reactor_for("fixed", amount_nanodollars=20, willingness_nanodollars=20, target_bit_s=0)
+    assert kept.decide(0) == []  # without a grant there is nothing to tell
+    flow.on_grant(grant_for(PACKET), "X")
+    assert kept.decide(0) == [flow]
+    flow.told = flow.wanted()
+    assert kept.decide(S) == []
+    assert flow.amount_nanodollars == 20
+
+
+def test_a_silent_flow_is_not_decided_about_and_a_probes_flow_never() -> None:
+    kept, flow = paying_book()
+    flow.reactor = Restless()
+    kept.decide(IDLE_NS)
+    assert flow.amount_nanodollars == 20
+    flow.is_probe = True
+    flow.on_grant(grant_for(PACKET), "X")
+    assert kept.decide(0) == []
+    assert flow.amount_nanodollars == 20
+
+
+def test_another_path_is_asked_for_by_user_oads() -> None:
+    kept, flow = paying_book()
+    description = OadDescription(
+        issuer="0" * 64,
+        as_number=X,
+        serial=1,
+        prefix="10.0.2.0/24",
+        alternatives=tuple(OadAlternative(number=number, title=f"by {number}") for number in (1, 2)),
+        published_unix_s=0,
+        expires_unix_s=2**33,
+    )
+    kept.cartographer.on_description(description, now_unix_s=1, now_ns=0)
+    flow.reactor = Restless()
+    flow.on_grant(grant_for(PACKET), "X")
+    kept.on_echo(echo((BY_1, 10)), S)
+    kept.decide(S)
+    asked = {slot[0]: slot for slot in flow.slots}
+    assert X in asked
+    assert asked[X] != (X, 0, 1)
+    assert "too slow" in flow.reason
+
+
+# --- texts -----------------------------------------------------------------------------------------------------------
+
+
+def test_flows_and_paths_are_written_as_people_write_them() -> None:
+    assert flow_text(FLOW) == f"udp {A_V4}:5004 → {B_V4}:5004"
+    assert flow_text(flow_of(plain(A_V6, B_V6))) == f"udp [{A_V6}]:5004 → [{B_V6}]:5004"
+    assert flow_text(msgspec.structs.replace(FLOW, protocol=6)).startswith("tcp ")
+    assert flow_text(msgspec.structs.replace(FLOW, protocol=50)).startswith("50 ")
+    assert path_text(((X, 0, 1), (Y, ISP_WRITTEN, 2))) == f"AS{Y}:2"
+    assert reverse(reverse(FLOW)) == FLOW
