@@ -55,7 +55,4 @@ def _complaint(arguments: Sequence[str], stderr: str, code: int) -> tuple[str, s
     lines = [line.strip() for line in stderr.splitlines() if line.strip()]
     if any(phrase in stderr.lower() for phrase in _NOT_PERMITTED):
         return "not permitted", "run as root or with CAP_NET_ADMIN"
-    return (
-        f"{arguments[0]}: {lines[0] if lines else f'exit code {code}'}",
-        "is the tool whole, and are we allowed to? `make setup` installs it",
-    )
+    return f"{arguments[0]}: {lines[0] if lines else f'exit code {code}'}", ""
