@@ -48,7 +48,7 @@ from hostagent.datapath import HostCore
 from hostagent.plan import INPUT_QUEUE, OUTPUT_QUEUE, HostPlan, UplinkPlan
 
 ROUNDS: Final = 3
-SECONDS: Final = 1.5
+SECONDS: Final = 2.5
 GATEWAY_AS: Final = 64512
 AMOUNT: Final = 20
 KEY: Final = bytes(range(16))

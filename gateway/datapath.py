@@ -30,6 +30,7 @@ from billpay.header import (
     mac_field,
     read_base_word,
     read_slot,
+    slot_word,
     strip,
     update,
 )
@@ -83,6 +84,7 @@ class GatewayCore:
         self._tunnels = [link for link in self.links.values() if link.tunnel is not None]
         self._routes = Routes(plan.routes)
         self.grants = Grants(counters)
+        self._oad_words: dict[tuple[int, int], int] = {}
         reasons: tuple[Malformed | Unpaid | CannotCarry, ...] = (*Malformed, *Unpaid, *CannotCarry)
         self._reasons = {reason: counters.index(reason.value) for reason in reasons}
         self._waiting = counters.index("waiting_nanodollars")
@@ -212,7 +214,7 @@ class GatewayCore:
                 amount=left,
                 path_length=path_length + 1,
                 slot_index=slot_index,
-                slot=None if slot_index is None else route.isp_oad(self._plan.as_number, alternative),
+                slot=None if slot_index is None else self._isp_oad_word(route, alternative),
                 mac_field=self._own_field,
             )
         else:  # nobody behind us could take it: what is left stays here, and the packet goes on as an ordinary one
@@ -221,6 +223,14 @@ class GatewayCore:
             left = 0
         service_class = CLASS_CONTROL if control else class_of(kept) if amount else CLASS_UNPAID
         self._leave(packet, alternative, egress, payload, goes_on, left, service_class, now_ns, actions)
+
+    def _isp_oad_word(self, route: Route, alternative: Alternative) -> int:
+        """Made once for each bitmap and choice."""
+        key = (route.bitmap, alternative.number)
+        word = self._oad_words.get(key)
+        if word is None:
+            word = self._oad_words[key] = slot_word(route.isp_oad(self._plan.as_number, alternative))
+        return word
 
     def _carries(self, egress: LinkState, payload: bytes, located: Located, now_ns: int) -> bool:
         """Whether the header can go on by this link."""
@@ -235,8 +245,8 @@ class GatewayCore:
         """Our user-OAD, if there is one and we honour it."""
         if slot_index is None or not self._plan.honours_preferences:
             return None
-        slot = read_slot(payload, located, slot_index)
-        return slot if slot.as_number == self._plan.as_number else None
+        at = located[0] + 4 + (slot_index << 2)
+        return read_slot(payload, located, slot_index) if payload[at : at + 2] == self._own_field[:2] else None
 
     def _why_unpaid(
         self,
