@@ -72,24 +72,26 @@ class SmallLab:
         command = self.network[node].argv([*prefix, *COMMAND, "up", "--config", str(config)])
         return subprocess.run(command, capture_output=True, text=True, check=False, timeout=30)
 
-    def exchange(self, port: int, *, seconds: float, packets_per_s: int = 100) -> subprocess.Popen[bytes]:
+    def exchange(
+        self, port: int, *, seconds: float, packets_per_s: int = 100, family: int = 4
+    ) -> subprocess.Popen[bytes]:
         """Numbered UDP requests from A to B, answered one to one; the process prints `lab.traffic.Counted`."""
-        ask = [sys.executable, "-m", "lab.traffic", "ask", self.address("B"), str(port), str(packets_per_s)]
+        ask = [sys.executable, "-m", "lab.traffic", "ask", self.address("B", family), str(port), str(packets_per_s)]
         return self.network["A"].start([*ask, "100", str(seconds), "1"], stdout=subprocess.PIPE)
 
-    def answer(self, port: int) -> subprocess.Popen[bytes]:
+    def answer(self, port: int, *, family: int = 4) -> subprocess.Popen[bytes]:
         """Returns when it listens."""
         namespace = self.network["B"]
-        process = namespace.start([sys.executable, "-m", "lab.traffic", "answer", self.address("B"), str(port)])
+        process = namespace.start([sys.executable, "-m", "lab.traffic", "answer", self.address("B", family), str(port)])
         while not namespace.run(["ss", "-H", "-u", "-l", "-n", "sport", "=", f":{port}"]):
             assert process.poll() is None
         return process
 
 
 @contextlib.contextmanager
-def small_lab(directory: Path, *, start: bool = True, family: int = 4) -> Iterator[SmallLab]:
+def small_lab(directory: Path, *, start: bool = True, family: int = 4, scenario: str = SCENARIO) -> Iterator[SmallLab]:
     path = directory / "small.toml"
-    path.write_text(SCENARIO)
+    path.write_text(scenario)
     with Network(make_plan(load(path))) as network:
         daemons = Daemons(network, family=family, directory=directory, progress=lambda _line: None)
         try:
