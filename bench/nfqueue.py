@@ -210,17 +210,21 @@ def bench(rounds: int) -> dict[str, dict[str, dict[str, float]]]:
             for _ in range(rounds):
                 for engine in engines:
                     samples[engine.name].append(measure(network, engine, what))
-            plain = samples["plain"]
-            results[what] = {
-                name: {
-                    "value": statistics.median(found),
-                    "ratio": statistics.median(value / base for value, base in zip(found, plain, strict=True)),
-                }
-                for name, found in samples.items()
-            }
+            results[what] = against_plain(samples)
     finally:
         network.close()
     return results
+
+
+def against_plain(samples: dict[str, list[float]]) -> dict[str, dict[str, float]]:
+    """Of each configuration the median, and the median of its rounds' ratios to "plain"."""
+    return {
+        name: {
+            "value": statistics.median(found),
+            "ratio": statistics.median(value / base for value, base in zip(found, samples["plain"], strict=True)),
+        }
+        for name, found in samples.items()
+    }
 
 
 # -- the children ----------------------------------------------------------------------------------------------------

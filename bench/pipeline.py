@@ -16,7 +16,6 @@ import os
 import random
 import signal
 import socket
-import statistics
 import sys
 import tempfile
 import time
@@ -27,7 +26,7 @@ from typing import Final
 
 import msgspec
 
-from bench.nfqueue import Network, inside, received_packets, spawn
+from bench.nfqueue import Network, against_plain, inside, received_packets, spawn
 from billpay.header import Header, Slot, base_word, encode, slot_word
 from billpay.mac import compute_mac, epoch_of
 from billpay.messages import FlowSelector, Grant, GrantKind
@@ -288,14 +287,7 @@ def bench(rounds: int) -> dict[str, dict[str, dict[str, float]]]:
             for _ in range(rounds):
                 for name, who, paid in cases:
                     samples[name].append(measure(network, who=who, paid=paid))
-            plain = samples["plain"]
-            results[what] = {
-                name: {
-                    "value": statistics.median(found),
-                    "ratio": statistics.median(value / base for value, base in zip(found, plain, strict=True)),
-                }
-                for name, found in samples.items()
-            }
+            results[what] = against_plain(samples)
     finally:
         network.close()
     return results

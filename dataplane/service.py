@@ -11,8 +11,9 @@ import fcntl
 import logging
 import os
 import signal
-from collections.abc import Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
+from typing import Protocol
 
 from billpay.errors import EnvironmentFault
 
@@ -46,6 +47,25 @@ def report_fault(task: asyncio.Task[None]) -> None:
     """A done callback for a task that nobody awaits: what ended it is in the log, with its traceback."""
     if not task.cancelled() and (fault := task.exception()) is not None:
         LOG.error("a background task failed", exc_info=fault)
+
+
+class Daemon(Protocol):
+    """What `serve` runs: everything is up inside `running()`, and `work()` goes on until it is cancelled."""
+
+    def running(self) -> contextlib.AbstractAsyncContextManager[None]: ...
+
+    async def work(self) -> None: ...
+
+
+async def serve(name: str, state_directory: Path, make: Callable[[], Daemon]) -> None:
+    """The life of a daemon from its lock to its end. Raises what keeps it from starting or working."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
+    with locked(state_directory):
+        daemon = make()
+        async with daemon.running():
+            LOG.info("%s is up", name)
+            await until_told_to_stop(daemon.work())
+            LOG.info("stopping")
 
 
 async def until_told_to_stop(work: Coroutine[object, object, None]) -> None:

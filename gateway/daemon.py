@@ -30,7 +30,7 @@ from billpay.signing import verify
 from dataplane.counters import CounterFile
 from dataplane.record import RECORD_NAME
 from dataplane.rules import restore
-from dataplane.service import locked, report_fault, until_told_to_stop
+from dataplane.service import report_fault, serve
 from dataplane.startup import prepare
 from dataplane.supervisor import ReaderSupervisor, ReaderUnavailable
 from gateway.admin import AdminServer, GatewayStatus
@@ -57,15 +57,8 @@ REPUBLISH_S = 600
 
 async def run(config_path: Path) -> None:
     """Until SIGTERM or SIGINT. Raises ConfigurationError or EnvironmentFault when it cannot start."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
     configuration = load(config_path)
-    async with contextlib.AsyncExitStack() as stack:
-        stack.enter_context(locked(configuration.state_directory))
-        gateway = Gateway(configuration, config_path)
-        await stack.enter_async_context(gateway.running())
-        LOG.info("%s (AS %d) is up", configuration.gateway.name, configuration.gateway.as_number)
-        await until_told_to_stop(gateway.work())
-        LOG.info("stopping")
+    await serve(configuration.gateway.name, configuration.state_directory, lambda: Gateway(configuration, config_path))
 
 
 class Gateway:

@@ -1,10 +1,10 @@
 """The neighbours of a gateway: who is behind each link, what was agreed, and what stands between us.
 
 Decides: whether headers may be sent to a neighbour and whether its payments count; both go to the packet core as
-`SetLink`. Refuses to know: sockets (`gateway.control` answers calls, `gateway.calling` makes them) and packets.
+`SetLink`. Refuses to know: sockets (`gateway.control` answers calls, `neighbour.calling` makes them) and packets.
 
-An agreement holds while the neighbour is heard of: after `SILENT_INTERVALS` statement intervals without a word no
-headers are sent to it, so that a host that went away gets ordinary packets.
+An agreement holds while the neighbour is heard of: after some statement intervals without a word
+(`neighbour.calling.patience_s`) no headers are sent to it, so that a host that went away gets ordinary packets.
 Source: Bill-Pay 2.3, 2.4 (default: no preferential service); ARCHITECTURE, "agreement".
 """
 
@@ -23,11 +23,9 @@ from billpay.settlement import Role, Standing
 from gateway.commands import SetLink
 from gateway.configuration import Configuration, LinkSection
 from neighbour.book import Book
+from neighbour.calling import patience_s
 from neighbour.exchange import LinkExchange, Terms
 from neighbour.identity import NodeIdentity, PeerCertificate
-
-SILENT_INTERVALS = 3
-SILENT_AT_LEAST_S = 5
 
 
 @dataclass(slots=True, kw_only=True)
@@ -151,12 +149,11 @@ class Neighbours:
         neighbour.state = why
 
     def on_second(self, now_unix_s: int) -> None:
-        interval_s = self.configuration.settlement.interval_s
-        patience_s = max(SILENT_AT_LEAST_S, SILENT_INTERVALS * interval_s)
+        patience = patience_s(self.configuration.settlement.interval_s)
         for neighbour in self.by_link.values():
-            if neighbour.takes_headers and now_unix_s - neighbour.heard_unix_s > patience_s:
+            if neighbour.takes_headers and now_unix_s - neighbour.heard_unix_s > patience:
                 neighbour.takes_headers = False
-                neighbour.state = f"not heard of for {patience_s} s"
+                neighbour.state = f"not heard of for {patience} s"
             self.report(neighbour)
 
     def report(self, neighbour: Neighbour) -> None:

@@ -26,7 +26,7 @@ from dataplane.counters import CounterFile
 from dataplane.links import read_links
 from dataplane.record import RECORD_NAME
 from dataplane.rules import restore
-from dataplane.service import locked, report_fault, until_told_to_stop
+from dataplane.service import report_fault, serve
 from dataplane.startup import prepare
 from dataplane.supervisor import ReaderSupervisor, ReaderUnavailable
 from hostagent import api
@@ -63,15 +63,8 @@ SECOND_S = 1.0
 
 async def run(config_path: Path) -> None:
     """Until SIGTERM or SIGINT. Raises ConfigurationError or EnvironmentFault when it cannot start."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
     configuration = load(config_path)
-    async with contextlib.AsyncExitStack() as stack:
-        stack.enter_context(locked(configuration.state_directory))
-        agent = Agent(configuration, config_path)
-        await stack.enter_async_context(agent.running())
-        LOG.info("%s is up", configuration.agent.name)
-        await until_told_to_stop(agent.work())
-        LOG.info("stopping")
+    await serve(configuration.agent.name, configuration.state_directory, lambda: Agent(configuration, config_path))
 
 
 class Agent:

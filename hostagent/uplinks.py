@@ -18,12 +18,10 @@ from billpay.settlement import Role
 from dataplane.links import read_links
 from hostagent.configuration import Configuration, UplinkSection
 from neighbour.book import Book
-from neighbour.calling import Caller
+from neighbour.calling import Caller, patience_s
 from neighbour.exchange import LinkExchange, Terms
 from neighbour.identity import NodeIdentity, PeerCertificate
 
-SILENT_INTERVALS = 3
-SILENT_AT_LEAST_S = 5
 MAX_SOURCE_ADDRESSES = 16
 
 
@@ -121,8 +119,7 @@ class Uplinks:
     def on_second(self) -> None:
         """An agreement lapses when its gateway has been silent for long."""
         for uplink in self.by_name.values():
-            patience_s = max(SILENT_AT_LEAST_S, SILENT_INTERVALS * uplink.interval_s)
-            if uplink.agreed and self._unix_s() - uplink.heard_unix_s > patience_s:
+            if uplink.agreed and self._unix_s() - uplink.heard_unix_s > patience_s(uplink.interval_s):
                 self._set(uplink, False)
 
     def _set(self, uplink: Uplink, agreed: bool) -> None:

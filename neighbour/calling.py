@@ -20,6 +20,13 @@ from neighbour.identity import NodeIdentity, PeerCertificate
 LOG = logging.getLogger("neighbour")
 FIRST_RETRY_S = 0.25
 LAST_RETRY_S = 5.0
+SILENT_INTERVALS = 3
+SILENT_AT_LEAST_S = 5
+
+
+def patience_s(interval_s: int) -> int:
+    """How long an agreement outlives the last word of a neighbour that makes a statement every `interval_s`."""
+    return max(SILENT_AT_LEAST_S, SILENT_INTERVALS * interval_s)
 
 
 class Caller:
