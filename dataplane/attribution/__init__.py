@@ -1,0 +1,1 @@
+"""Whose packet it is: sockets, processes, units, containers."""

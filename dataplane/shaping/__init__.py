@@ -1,0 +1,1 @@
+"""What flows may use of a link: the plan as values, its matching, and how traffic control carries it out."""
