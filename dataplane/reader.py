@@ -64,10 +64,11 @@ class Started(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     held_lost_packets: int
 
 
-def serve(build: Build) -> int:
+def serve(build: Build, *, event_interval_ns: int = EVENT_INTERVAL_NS) -> int:
     """The whole life of a reader process that a ReaderSupervisor started; returns the exit code.
 
     `build` gets the recovered counters and returns the core and its queues; it may raise EnvironmentFault.
+    event_interval_ns: how long events may wait to be told together.
     """
     environment = os.environ
     die_with_parent(int(environment[ENVIRONMENT_PARENT]))
@@ -82,6 +83,7 @@ def serve(build: Build) -> int:
         with Reader(core, queues=queues, counters=counters, command_fd=command_fd, recovery=recovery) as reader:
             reader.heartbeat = HeartbeatFile(Path(environment[ENVIRONMENT_HEARTBEAT]))
             reader.dead_man = DeadManTimer(DEAD_MAN_NS)
+            reader.event_interval_ns = event_interval_ns
             reader.run()
         counters.close()
     except EnvironmentFault as fault:
@@ -111,6 +113,7 @@ class Reader:
     ) -> None:
         self.heartbeat: HeartbeatFile | None = None
         self.dead_man: DeadManTimer | None = None
+        self.event_interval_ns = EVENT_INTERVAL_NS
         self._core = core
         self._queues = queues
         self._counters = counters
@@ -187,7 +190,7 @@ class Reader:
         if active:
             self._carry_out(actions)
             if self._events_due_ns is None:
-                self._events_due_ns = now_ns + EVENT_INTERVAL_NS
+                self._events_due_ns = now_ns + self.event_interval_ns
         if self._events_due_ns is not None and now_ns >= self._events_due_ns:
             self._report(now_ns)
 
@@ -268,7 +271,7 @@ class Reader:
             del events[max(room, 0) :]
         self._outbox.extend(command.encode(Kind.EVENT, 0, event) for event in events)
         self._flush()
-        self._events_due_ns = now_ns + EVENT_INTERVAL_NS if self._outbox else None
+        self._events_due_ns = now_ns + self.event_interval_ns if self._outbox else None
 
     def _flush(self) -> None:
         while self._outbox:

@@ -60,7 +60,26 @@ class SysctlUndo(msgspec.Struct, frozen=True, kw_only=True, tag="sysctl", forbid
     ours: str
 
 
-Undo = ChainUndo | TableUndo | RuleUndo | RouteUndo | SysctlUndo
+class QdiscUndo(msgspec.Struct, frozen=True, kw_only=True, tag="qdisc", forbid_unknown_fields=True):
+    """Put the root qdisc back with all that hangs on it, unless somebody has replaced ours meanwhile.
+
+    messages: what the kernel told of it (`dataplane.shaping.qdiscs`); is_default: it comes back when ours goes.
+    """
+
+    interface: str
+    interface_index: int
+    is_default: bool
+    tx_queue_length: int
+    messages: tuple[bytes, ...]
+
+
+class VirtualLinkUndo(msgspec.Struct, frozen=True, kw_only=True, tag="link", forbid_unknown_fields=True):
+    """Remove an interface that we made."""
+
+    name: str
+
+
+Undo = ChainUndo | TableUndo | RuleUndo | RouteUndo | SysctlUndo | QdiscUndo | VirtualLinkUndo
 
 
 class _Document(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -96,6 +115,16 @@ class Record:
         if not new:
             return
         self.undos += new
+        self._write()
+
+    def discard(self, *undos: Undo) -> None:
+        """Forgets what is undone already."""
+        left = [undo for undo in self.undos if undo not in undos]
+        if len(left) < len(self.undos):
+            self.undos = left
+            self._write()
+
+    def _write(self) -> None:
         data = msgspec.json.encode(_Document(desired=self.desired, undos=self.undos))
         temporary = self.path.with_name(self.path.name + ".new")
         try:
@@ -119,6 +148,8 @@ def _same_place(undo: Undo, known: Undo) -> bool:
         return (undo.family, undo.table) == (known.family, known.table)
     if isinstance(undo, SysctlUndo) and isinstance(known, SysctlUndo):
         return undo.before.name == known.before.name
+    if isinstance(undo, QdiscUndo) and isinstance(known, QdiscUndo):
+        return undo.interface_index == known.interface_index
     return undo == known
 
 

@@ -33,7 +33,18 @@ from dataplane.desired import (
 )
 from dataplane.links import read_link
 from dataplane.port import ACCEPT_BIT
-from dataplane.record import ChainUndo, Record, RouteUndo, RuleUndo, SysctlUndo, TableUndo, Undo
+from dataplane.record import (
+    ChainUndo,
+    QdiscUndo,
+    Record,
+    RouteUndo,
+    RuleUndo,
+    SysctlUndo,
+    TableUndo,
+    Undo,
+    VirtualLinkUndo,
+)
+from dataplane.shaping import qdiscs
 
 __all__ = [
     "Chain",
@@ -286,6 +297,10 @@ def _undo(undo: Undo) -> None:
             path = _sysctl_path(undo.before.name)
             if path.exists() and _read_sysctl(undo.before.name) == undo.ours:
                 _write_sysctl(undo.before)
+        case QdiscUndo():
+            qdiscs.restore_root(undo)
+        case VirtualLinkUndo():
+            qdiscs.delete_link(undo.name)
         case _:
             assert_never(undo)
 

@@ -1,0 +1,29 @@
+"""Puts everything back that a dead agent or gateway had changed in the kernel.
+
+Decides: where the records are. Refuses to know: what is in them.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from dataplane.ebpf.sockets import put_orphans_back
+from dataplane.engines import ECN_RECORD, SHAPING_RECORD, TRAFFIC_CONTROL_RECORD
+from dataplane.record import RECORD_NAME
+from dataplane.rules import restore
+from dataplane.service import locked
+
+
+def clean_up(state_directory: Path) -> list[str]:
+    """One line for each record that was undone.
+
+    Raises EnvironmentFault, also when the agent of that directory is alive: it would lose what it works with.
+    """
+    names = (TRAFFIC_CONTROL_RECORD, ECN_RECORD, SHAPING_RECORD, RECORD_NAME)
+    records = [path for name in names if (path := state_directory / name).exists()]
+    if not records:
+        return []
+    with locked(state_directory):
+        if (state_directory / TRAFFIC_CONTROL_RECORD) in records:
+            put_orphans_back()
+        return [f"restored what {path} says was there before" for path in records if restore(path)]
