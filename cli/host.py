@@ -8,8 +8,10 @@ from pathlib import Path
 import click
 
 from cli.command import RUN_DIRECTORY, STATE_DIRECTORY, json_option, leave, one_line_errors
+from cli.doctor import doctor
 from cli.exit_codes import ExitCode
 from cli.services import config_option
+from cli.task_launcher import run_task
 from hostagent.api import SOCKET_NAME, Snapshot
 
 socket_option = click.option(
@@ -57,6 +59,47 @@ def flows(socket: Path, as_json: bool) -> None:
 @socket_option
 @json_option
 @one_line_errors
+def programs(socket: Path, as_json: bool) -> None:
+    """Every program's traffic over the configured links, and what nobody could be named for."""
+    from cli.show import show_programs
+
+    show_programs(_snapshot(socket), as_json=as_json)
+
+
+@click.command()
+@socket_option
+@json_option
+@one_line_errors
+def inbox(socket: Path, as_json: bool) -> None:
+    """Flows whose first packet waits for your answer (a rule's class says `ask_first`)."""
+    from cli.show import show_questions
+
+    show_questions(_snapshot(socket).questions, as_json=as_json)
+
+
+@click.command()
+@click.argument("number", type=int)
+@click.argument("word", type=click.Choice(["yes", "no"]))
+@socket_option
+@one_line_errors
+def answer(number: int, word: str, socket: Path) -> None:
+    """Answers a question of `hostagent inbox`: lets the flow go on, or stops it."""
+    from hostagent.client import LocalClient, Unreachable
+
+    async def send() -> None:
+        async with LocalClient(socket) as client:
+            await client.answers(number, allow=word == "yes")
+
+    try:
+        asyncio.run(send())
+    except Unreachable as error:
+        leave(str(error), ExitCode.UNREACHABLE)
+
+
+@click.command()
+@socket_option
+@json_option
+@one_line_errors
 def accounts(socket: Path, as_json: bool) -> None:
     """What we and our neighbours owe each other, by our books and by theirs."""
     from cli.show import show_accounts
@@ -85,15 +128,13 @@ def tui(socket: Path) -> None:
 @one_line_errors
 def restore(state_directory: Path) -> None:
     """Puts the kernel back to what was there before, after an agent or gateway was killed."""
-    from dataplane.record import RECORD_NAME
-    from dataplane.rules import restore as restore_record
+    from dataplane.clean_up import clean_up
 
-    record = state_directory / RECORD_NAME
-    if not record.exists():
-        click.echo(f"nothing to restore: {record} does not exist")
-        return
-    restore_record(record)
-    click.echo(f"restored what {record} says was there before")
+    done = clean_up(state_directory)
+    for line in done:
+        click.echo(line)
+    if not done:
+        click.echo(f"nothing to restore: there is no record in {state_directory}")
 
 
 def _snapshot(socket: Path) -> Snapshot:
@@ -109,4 +150,16 @@ def _snapshot(socket: Path) -> Snapshot:
         leave(str(error), ExitCode.UNREACHABLE)
 
 
-host_verbs: tuple[click.Command, ...] = (up, status, flows, accounts, tui, restore)
+host_verbs: tuple[click.Command, ...] = (
+    up,
+    status,
+    flows,
+    programs,
+    inbox,
+    answer,
+    accounts,
+    tui,
+    restore,
+    doctor,
+    run_task,
+)

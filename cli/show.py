@@ -21,7 +21,9 @@ def show_status(status: api.Status, *, as_json: bool) -> None:
     table = Table(box=None, show_header=False)
     table.add_row("agent", f"{status.name} {status.version}")
     table.add_row("health", status.health.value)
-    table.add_row("engine", status.engine)
+    table.add_row("engine", status.engine_reason or status.engine)
+    for limit in status.limits:
+        table.add_row("", f"cannot {limit.ability}: {limit.cause}")
     table.add_row("secretary", status.secretary)
     spent, budget = status.spent_today_nanodollars, status.budget_today_nanodollars
     table.add_row("spent today", f"{show_nanodollars(spent)} of {show_nanodollars(budget)}")
@@ -48,6 +50,47 @@ def show_flows(flows: Sequence[api.Flow], *, as_json: bool) -> None:
             flow.reason,
         )
     Console().print(table if flows else "no flows: nothing has been sent through an uplink yet")
+
+
+def show_programs(snapshot: api.Snapshot, *, as_json: bool) -> None:
+    if as_json:
+        _json(snapshot.programs)
+        return
+    table = Table("program", "unit", "user", "task", "out", "in", "sent", "received", "CE marks in", box=None)
+    for program in snapshot.programs:
+        table.add_row(
+            program.name,
+            program.container or program.unit,
+            "" if program.user_id is None else str(program.user_id),
+            program.task,
+            _rate(program.sent_bit_s),
+            _rate(program.received_bit_s),
+            _bytes(program.sent_bytes),
+            _bytes(program.received_bytes),
+            str(program.received_ce_packets),
+        )
+    Console().print(table if snapshot.links else "nothing is counted: the configuration names no [[links]]")
+
+
+def show_questions(questions: Sequence[api.Question], *, as_json: bool) -> None:
+    if as_json:
+        _json(questions)
+        return
+    table = Table("number", "program", "flow", "class", "goes on in", box=None)
+    for each in questions:
+        table.add_row(str(each.number), each.program, each.flow, each.traffic_class, f"{each.seconds_left} s")
+    Console().print(table if questions else "no questions")
+
+
+def _rate(bit_s: int) -> str:
+    return f"{bit_s / 1e6:.2f} Mbit/s" if bit_s else ""
+
+
+def _bytes(count: int) -> str:
+    for unit, size in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
+        if count >= size:
+            return f"{count / size:.1f} {unit}"
+    return f"{count} B"
 
 
 def show_accounts(accounts: api.Accounts, *, as_json: bool) -> None:
