@@ -29,7 +29,7 @@ format: setup ## puts the code into the house format
 	@$(BIN)/ruff format --quiet .
 	@$(BIN)/ruff check --quiet --fix .
 
-bench: setup ## speed, as ratios to a baseline in the same run
+bench: setup ## speed and precision, beside a baseline in the same run (docs/bench.md)
 	@$(AS_ROOT) $(BIN)/python -m bench
 
 rows: setup ## which rows of the feature table have a test

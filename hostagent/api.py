@@ -1,8 +1,9 @@
 """Local API: what the daemon tells people and programs on its own machine.
 
 Values only, shared by the daemon's server, the typed client, the terminal UI and the command line.  JSON over HTTP on a
-unix socket.  GET /v1/status, /v1/flows, /v1/accounts, /v1/paths answer with the structs below, GET /v1/snapshot with
-all of them, GET /v1/events with JSON lines, one `Snapshot` each time something changed (at most 4 a second).
+unix socket.  GET /v1/status, /v1/flows, /v1/programs, /v1/accounts, /v1/paths and /v1/questions answer with the structs
+below, GET /v1/snapshot with all of them, POST /v1/answers takes an `Answer`, GET /v1/events gives JSON lines, one
+`Snapshot` each time something changed (at most 4 a second).
 """
 
 from __future__ import annotations
@@ -32,12 +33,21 @@ class Warning(ApiValue, frozen=True, kw_only=True):  # noqa: A001 - the users' w
     since_unix_s: int
 
 
+class Limit(ApiValue, frozen=True, kw_only=True):
+    """Something that the engine cannot do here."""
+
+    ability: str
+    cause: str
+
+
 class Status(ApiValue, frozen=True, kw_only=True):
     name: str
     version: str
     health: Health
-    engine: str  # "nfqueue"
+    engine: str  # "ebpf", "nfqueue" or "sockets"
     started_unix_s: int
+    engine_reason: str = ""  # why this engine, and why not a better one
+    limits: tuple[Limit, ...] = ()
     warnings: tuple[Warning, ...] = ()
     secretary: str  # "connected" or why not
     spent_today_nanodollars: int
@@ -62,6 +72,60 @@ class Flow(ApiValue, frozen=True, kw_only=True):
     path: str  # "X:1 Y:1" (AS and choice), "" unknown
     reason: str  # one line: why this payment and this path
     active: bool
+    program: str = ""  # who sends it, "" when nobody counts
+    traffic_class: str = ""
+    received_bytes: int = 0  # of the same connection
+    received_bit_s: int = 0
+
+
+class Program(ApiValue, frozen=True, kw_only=True):
+    """One program's traffic over all links, since the agent started. Bytes are at the IP layer."""
+
+    name: str  # the executable's file name, the container, or the interface that forwarded traffic came in by
+    kind: str  # "program", "forwarded", "unattributed"
+    executable: str
+    unit: str
+    container: str
+    task: str
+    user_id: int | None
+    sent_bytes: int
+    received_bytes: int
+    sent_packets: int
+    received_packets: int
+    sent_bit_s: int  # over about the last second
+    received_bit_s: int
+    received_ce_packets: int
+
+
+class Link(ApiValue, frozen=True, kw_only=True):
+    """An interface: what we counted beside what the interface itself did, in packets as it counts them."""
+
+    interface: str
+    sent_bytes: int
+    received_bytes: int
+    sent_bit_s: int
+    received_bit_s: int
+    sent_packets: int
+    received_packets: int
+    interface_sent_packets: int
+    interface_received_packets: int
+
+
+class Question(ApiValue, frozen=True, kw_only=True):
+    """A flow whose first packet waits for an answer."""
+
+    number: int
+    flow: str
+    program: str
+    traffic_class: str
+    seconds_left: int
+
+
+class Answer(ApiValue, frozen=True, kw_only=True):
+    """POST /v1/answers: lets a question's flow go on, or stops it. Nothing happens when the question is gone."""
+
+    number: int
+    allow: bool
 
 
 class LinkAccount(ApiValue, frozen=True, kw_only=True):
@@ -109,7 +173,7 @@ class Accounts(ApiValue, frozen=True, kw_only=True):
     links: tuple[LinkAccount, ...]
     losses: tuple[LossLine, ...] = ()
     settlements: tuple[SettlementLine, ...] = ()
-    share_nanodollars: int  # what this host kept of payments that it received
+    share_nanodollars: int = 0  # what this host kept of payments that it received
     refunded_nanodollars: int = 0  # what came back of our own payments
     returned_nanodollars: int = 0  # what went back of others' payments
     in_hand_nanodollars: int = 0  # to be returned with packets that have not left yet
@@ -138,3 +202,6 @@ class Snapshot(ApiValue, frozen=True, kw_only=True):
     flows: tuple[Flow, ...]
     accounts: Accounts
     paths: Paths
+    programs: tuple[Program, ...] = ()
+    links: tuple[Link, ...] = ()
+    questions: tuple[Question, ...] = ()

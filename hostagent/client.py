@@ -92,6 +92,21 @@ class LocalClient:
     async def paths(self) -> api.Paths:
         return await self._get("/v1/paths", api.Paths)
 
+    async def programs(self) -> tuple[api.Program, ...]:
+        return await self._get("/v1/programs", tuple[api.Program, ...])
+
+    async def questions(self) -> tuple[api.Question, ...]:
+        return await self._get("/v1/questions", tuple[api.Question, ...])
+
+    async def answers(self, number: int, *, allow: bool) -> None:
+        """Answers a question; nothing happens when it is gone."""
+        body = msgspec.json.encode(api.Answer(number=number, allow=allow))
+        try:
+            async with self._open().post(f"{BASE}/v1/answers", data=body) as response:
+                await _raise_for_problem(response)
+        except (aiohttp.ClientError, OSError, TimeoutError) as error:
+            raise self._unreachable(error) from error
+
     async def events(self) -> AsyncGenerator[api.Snapshot, None]:
         """A snapshot now and one after each change.  Ends when the agent ends; calling again is the caller's
         business.

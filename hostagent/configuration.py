@@ -5,9 +5,10 @@ docs/samples/hostagent.toml comments every key.
 
 from __future__ import annotations
 
-from ipaddress import ip_address
+import pwd
+from ipaddress import ip_address, ip_network
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -16,6 +17,19 @@ from billpay.errors import ConfigurationError
 from billpay.messages import AsNumber, Name
 from dataplane.desired import Chain, DesiredState, Family, QueueRule
 from dataplane.links import read_link
+from dataplane.shaping.plan import (
+    CLASSES_MAX,
+    LINKS_MAX,
+    RULES_MAX,
+    BitRate,
+    Match,
+    Protocol,
+    Rule,
+    ShapedLink,
+    ShapingPlan,
+    TrafficClass,
+    Weight,
+)
 from hostagent.api import SOCKET_NAME
 from hostagent.plan import INPUT_QUEUE, OUTPUT_QUEUE, HostPlan, UplinkPlan
 
@@ -31,6 +45,7 @@ class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 class AgentSection(Section, frozen=True, kw_only=True):
     name: Name
     state_directory: Path_
+    engine: Literal["auto", "ebpf", "nfqueue", "sockets"] = "auto"
     socket: str = ""  # "": hostagent.sock in the state directory
 
 
@@ -68,13 +83,49 @@ class PeerSection(Section, frozen=True, kw_only=True):
     certificate: Path_
 
 
+class LinkSection(Section, frozen=True, kw_only=True):
+    """An interface whose traffic is counted, attributed and shaped. Rates: what the link can carry, at the IP layer."""
+
+    interface: Annotated[str, msgspec.Meta(min_length=1, max_length=15)]
+    egress_bit_s: BitRate | None = None
+    ingress_bit_s: BitRate | None = None
+
+
+class ClassSection(Section, frozen=True, kw_only=True):
+    """A traffic class; `control` and `default` are always there and may be written to say more of them."""
+
+    name: Name
+    cap_bit_s: BitRate | None = None
+    flow_cap_bit_s: BitRate | None = None
+    minimum_bit_s: Annotated[int, msgspec.Meta(ge=0, le=400_000_000_000)] = 0
+    weight: Weight = 1
+    congestion_control: Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9_]{0,15}$")] = ""
+    ask_first: bool = False
+
+
+class RuleSection(Section, frozen=True, kw_only=True):
+    """Which traffic belongs to a class. All that is given must hold; the first rule that holds decides."""
+
+    traffic_class: Name = msgspec.field(name="class")
+    program: Annotated[str, msgspec.Meta(max_length=400)] = ""
+    unit: Annotated[str, msgspec.Meta(max_length=94)] = ""
+    task: Annotated[str, msgspec.Meta(max_length=32)] = ""
+    user: Annotated[str, msgspec.Meta(max_length=64)] = ""
+    protocol: Protocol | None = None
+    remote: Annotated[str, msgspec.Meta(max_length=50)] = ""
+    ports: Annotated[str, msgspec.Meta(pattern=r"^([0-9]{1,5}(-[0-9]{1,5})?)?$")] = ""
+
+
 class Configuration(Section, frozen=True, kw_only=True):
     agent: AgentSection
-    secretary: SecretarySection
+    secretary: SecretarySection | None = None
     settlement: SettlementSection = SettlementSection()
     paths: PathsSection = PathsSection()
-    uplinks: Annotated[tuple[UplinkSection, ...], msgspec.Meta(min_length=1, max_length=16)]
+    uplinks: Annotated[tuple[UplinkSection, ...], msgspec.Meta(max_length=16)] = ()
     peers: Annotated[tuple[PeerSection, ...], msgspec.Meta(max_length=1000)] = ()
+    links: Annotated[tuple[LinkSection, ...], msgspec.Meta(max_length=LINKS_MAX)] = ()
+    classes: Annotated[tuple[ClassSection, ...], msgspec.Meta(max_length=CLASSES_MAX - 2)] = ()
+    rules: Annotated[tuple[RuleSection, ...], msgspec.Meta(max_length=RULES_MAX)] = ()
 
     @property
     def state_directory(self) -> Path:
@@ -88,6 +139,11 @@ class Configuration(Section, frozen=True, kw_only=True):
 def load(path: Path) -> Configuration:
     """The checked file. Raises ConfigurationError, one line, with the key."""
     configuration = load_toml(path, Configuration)
+    if not configuration.uplinks and not configuration.links:
+        raise ConfigurationError(path, "links", "no interface is named", "add a [[links]] table with `interface`")
+    if configuration.uplinks and configuration.secretary is None:
+        raise ConfigurationError(path, "secretary", "uplinks need one", "add a [secretary] table")
+    shaping_plan(configuration, path)
     seen: set[str] = set()
     for number, uplink in enumerate(configuration.uplinks):
         for value in (uplink.name, uplink.interface):
@@ -103,6 +159,89 @@ def load(path: Path) -> Configuration:
                 key = f"peers[{number}].addresses"
                 raise ConfigurationError(path, key, str(error), "write IPv4 or IPv6 addresses") from error
     return configuration
+
+
+def shaping_plan(configuration: Configuration, path: Path) -> ShapingPlan:
+    """What is counted and how it is shaped. Raises ConfigurationError, one line, with the key."""
+    names = [section.name for section in configuration.classes]
+    for number, name in enumerate(names):
+        if name in names[:number]:
+            raise ConfigurationError(path, f"classes[{number}].name", f"{name!r} is used twice", "name each class once")
+    written = {section.name: _traffic_class(section) for section in configuration.classes}
+    first = [written.pop(name, TrafficClass(name=name)) for name in ("control", "default")]
+    classes = (*first, *written.values())
+    numbers = {each.name: number for number, each in enumerate(classes)}
+    interfaces = [section.interface for section in configuration.links]
+    for number, interface in enumerate(interfaces):
+        if interface in interfaces[:number]:
+            key = f"links[{number}].interface"
+            raise ConfigurationError(path, key, f"{interface!r} is used twice", "name each interface once")
+    return ShapingPlan(
+        classes=classes,
+        rules=tuple(
+            Rule(
+                match=_match(section, path, f"rules[{number}]"),
+                traffic_class=_class_number(section, numbers, path, number),
+            )
+            for number, section in enumerate(configuration.rules)
+        ),
+        links=tuple(
+            ShapedLink(
+                interface=section.interface, egress_bit_s=section.egress_bit_s, ingress_bit_s=section.ingress_bit_s
+            )
+            for section in configuration.links
+        ),
+    )
+
+
+def _traffic_class(section: ClassSection) -> TrafficClass:
+    return TrafficClass(
+        name=section.name,
+        cap_bit_s=section.cap_bit_s,
+        flow_cap_bit_s=section.flow_cap_bit_s,
+        minimum_bit_s=section.minimum_bit_s,
+        weight=section.weight,
+        congestion_control=section.congestion_control or None,
+        ask_first=section.ask_first,
+    )
+
+
+def _class_number(section: RuleSection, numbers: dict[str, int], path: Path, number: int) -> int:
+    found = numbers.get(section.traffic_class)
+    if found is None:
+        problem = f"there is no class {section.traffic_class!r}"
+        raise ConfigurationError(path, f"rules[{number}].class", problem, f"there are: {', '.join(numbers)}")
+    return found
+
+
+def _match(section: RuleSection, path: Path, key: str) -> Match:
+    user_id = None
+    if section.user:
+        try:
+            user_id = int(section.user) if section.user.isdigit() else pwd.getpwnam(section.user).pw_uid
+        except KeyError as error:
+            problem = f"there is no user {section.user!r}"
+            raise ConfigurationError(path, f"{key}.user", problem, "write a user's name or number") from error
+    if section.remote:
+        try:
+            ip_network(section.remote, strict=False)
+        except ValueError as error:
+            raise ConfigurationError(path, f"{key}.remote", str(error), "write an address or a prefix") from error
+    ports = None
+    if section.ports:
+        first, _, last = section.ports.partition("-")
+        ports = (int(first), int(last or first))
+        if not ports[0] <= ports[1] <= 65535:
+            raise ConfigurationError(path, f"{key}.ports", f"{section.ports!r}", "write a port, or first-last")
+    return Match(
+        program=section.program or None,
+        unit=section.unit or None,
+        task=section.task or None,
+        user_id=user_id,
+        protocol=section.protocol,
+        remote=section.remote or None,
+        ports=ports,
+    )
 
 
 def plan_of(configuration: Configuration) -> HostPlan:

@@ -1,64 +1,27 @@
-"""The agent's main process: starts everything in order, runs the turn, stops in order.
+"""The agent's main process: one server for people and programs, and up to two parts behind it.
 
-Decides: the order of things. What a flow is worth is the secretary's word, how much it carries now the price
-reactor's, which way it asks for the cartographer's; grants are opened by `hostagent.granting`, echoes and probes are
-`hostagent.measuring`'s.
-
-One turn, five times a second: what the packet core counted → what each flow should carry → the packet core → echoes to
-those who pay us.
+Decides: which parts there are. `hostagent.traffic` counts and shapes everybody's traffic on the configured links;
+`hostagent.paying` pays for packets on the uplinks to gateways. Each works without the other.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
-import secrets
-import sys
 import time
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator
 from pathlib import Path
 
-import msgspec
-
-from billpay.links import Reading
-from dataplane.counters import CounterFile
-from dataplane.links import read_links
-from dataplane.record import RECORD_NAME
-from dataplane.rules import restore
-from dataplane.service import report_fault, serve
-from dataplane.startup import prepare
-from dataplane.supervisor import ReaderSupervisor, ReaderUnavailable
+from dataplane.engines import makers
+from dataplane.host_engine import EngineName
+from dataplane.links import read_link
+from dataplane.service import serve
 from hostagent import api
-from hostagent.commands import (
-    Answer,
-    AskFlows,
-    Command,
-    DropFlow,
-    Event,
-    FlowReports,
-    PayFlow,
-    ProbeSeen,
-    ReturnFlow,
-    SetUplink,
-    Tick,
-)
-from hostagent.configuration import OWNER, Configuration, desired_state, load, plan_of
-from hostagent.flowbook import FlowBook
-from hostagent.flows import Flow
-from hostagent.granting import Granting
-from hostagent.measuring import Measuring
+from hostagent.configuration import Configuration, load, shaping_plan
+from hostagent.paying import Paying
 from hostagent.server import LocalServer
-from hostagent.uplinks import Uplink, Uplinks
+from hostagent.traffic import Traffic
 from hostagent.views import snapshot_of
-from neighbour.book import Book
-from neighbour.exchange import book_node_counters
-from neighbour.identity import NodeIdentity, PeerCertificate
-from secretary.client import SecretaryClient
-
-LOG = logging.getLogger("hostagent")
-TURN_S = 0.2
-SECOND_S = 1.0
 
 
 async def run(config_path: Path) -> None:
@@ -72,199 +35,48 @@ class Agent:
 
     def __init__(self, configuration: Configuration, config_path: Path) -> None:
         self._configuration = configuration
-        plan_of(configuration)  # an unknown interface is said before anything is opened
-        directory = configuration.state_directory
-        self._counters_path = directory / "counters"
-        self._identity = NodeIdentity.load_or_create(directory, name=configuration.agent.name)
-        self._book = Book.open(directory / "book.sqlite")
-        self._uplinks = Uplinks(
-            configuration,
-            identity=self._identity,
-            book=self._book,
-            read=self._reading,
-            on_change=self._uplink_changed,
-            clock=lambda: int(time.time()),
+        self._server = LocalServer(configuration.socket, self._snapshot, self._on_answer)
+        self._paying = (
+            Paying(configuration, config_path, on_change=self._server.changed) if configuration.uplinks else None
         )
-        self._flows = FlowBook(delay_value_nanodollars_per_ms=configuration.paths.delay_value_nanodollars_per_ms)
-        self._secretary = SecretaryClient(Path(configuration.secretary.socket))
-        self._granting = Granting(
-            secretary=self._secretary,
-            secretary_key=PeerCertificate.read(configuration.secretary.certificate).public_key,
-            uplinks=self._uplinks,
-        )
-        self._measuring = Measuring(
-            configuration,
-            identity=self._identity,
-            flows=self._flows,
-            session=secrets.token_hex(16),
-            tell=self.ask,
-        )
-        self._server = LocalServer(configuration.socket, self._snapshot)
-        self._supervisor = ReaderSupervisor(
-            [sys.executable, "-m", "hostagent.reader", str(config_path.resolve())],
-            counters_path=self._counters_path,
-            owner=OWNER,
-            on_event=self._on_event,
-            snapshot=self._reader_state,
-            on_started=lambda _started: self._catch_up(),
-            on_health=lambda health, why: LOG.info("packet reader: %s %s", health.value, why),
-        )
-        self._counters: CounterFile | None = None
-        self._hurry = asyncio.Event()
-        self._since_turn = 0
+        self._traffic = self._make_traffic(config_path) if configuration.links else None
         self._sequence = 0
         self._started_unix_s = int(time.time())
-        self._tasks: set[asyncio.Task[None]] = set()
 
-    # --- start and stop ---------------------------------------------------------------------------------------------
+    def _make_traffic(self, config_path: Path) -> Traffic:
+        agent = self._configuration.agent
+        for link in self._configuration.links:
+            read_link(link.interface)  # an unknown interface is said before anything is changed
+        made = makers(agent.engine, state_directory=self._configuration.state_directory)
+        queued = {uplink.interface for uplink in self._configuration.uplinks}
+        plan = shaping_plan(self._configuration, config_path)
+        traffic = Traffic(plan, made, on_change=self._server.changed)
+        if queued & {link.interface for link in plan.links}:
+            traffic.reject(EngineName.NFQUEUE, "the packet reader that pays has that interface's queue")
+        return traffic
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Everything is up inside; nothing of us is left after it."""
-        record = self._configuration.state_directory / RECORD_NAME
         async with contextlib.AsyncExitStack() as stack:
-            stack.callback(self._book.close)
-            stack.callback(self._close_counters)
-            stack.push_async_callback(self._secretary.close)
-            await self._measuring.start()
-            stack.callback(self._measuring.stop)
+            if self._traffic is not None:
+                await stack.enter_async_context(self._traffic.running())
+            if self._paying is not None:
+                await stack.enter_async_context(self._paying.running())
             await self._server.start()
             stack.push_async_callback(self._server.stop)
-            stack.callback(restore, record)
-            prepare(desired_state(self._configuration), record_path=record, counters_path=self._counters_path)
-            stack.push_async_callback(self._supervisor.stop)
-            await self._supervisor.start()
-            self._counters = CounterFile.attach(self._counters_path)
             yield
-            await self._granting.close_all(self._flows.flows.values())
-
-    def _close_counters(self) -> None:
-        """After everything that reads them."""
-        if self._counters is not None:
-            self._counters.close()
-            self._counters = None
 
     async def work(self) -> None:
         """Runs until cancelled; a fault in any part ends it all."""
         async with asyncio.TaskGroup() as group:
-            group.create_task(self._supervisor.watch())
-            group.create_task(self._turns())
-            group.create_task(self._seconds())
-            for uplink in self._uplinks.by_name.values():
-                group.create_task(uplink.caller.run())
-                group.create_task(self._learn_paths(uplink))
+            for part in (self._traffic, self._paying):
+                if part is not None:
+                    group.create_task(part.work())
 
-    # --- the packet core --------------------------------------------------------------------------------------------
-
-    async def ask(self, command: Command) -> Answer:
-        """A command for the packet core. Raises ReaderUnavailable."""
-        answer: Answer = msgspec.json.decode(await self._supervisor.request(msgspec.json.encode(command)), type=Answer)
-        return answer
-
-    def _reader_state(self) -> list[bytes]:
-        """What a fresh packet core has to know."""
-        self._since_turn = 0
-        commands: list[Command] = [Tick()]
-        uplinks = self._uplinks.by_name.values()
-        commands += [SetUplink(uplink=uplink.name, agreed=uplink.agreed) for uplink in uplinks]
-        for flow in self._flows.flows.values():
-            commands += _commands_for(flow)
-        return [msgspec.json.encode(command) for command in commands]
-
-    def _on_event(self, data: bytes) -> None:
-        event = msgspec.json.decode(data, type=Event)
-        if isinstance(event, ProbeSeen):
-            self._measuring.on_probe(event)
-        self._hurry.set()
-
-    def _uplink_changed(self, uplink: Uplink) -> None:
-        LOG.info("uplink %s: %s", uplink.name, uplink.state if uplink.agreed else "no headers")
-        self._start(self._tell_uplink(uplink))
-
-    def _catch_up(self) -> None:
-        """What has changed since a fresh reader's state was taken."""
-        for uplink in self._uplinks.by_name.values():
-            self._start(self._tell_uplink(uplink))
-        for flow in self._flows.flows.values():
-            flow.told = flow.return_told = None
-
-    async def _tell_uplink(self, uplink: Uplink) -> None:
-        """Its state as it is when this is sent: an older one never follows a newer one."""
-        await self._tell(SetUplink(uplink=uplink.name, agreed=uplink.agreed))
-
-    async def _tell(self, command: Command) -> None:
-        with contextlib.suppress(ReaderUnavailable):  # a fresh reader gets it with its state
-            await self.ask(command)
-
-    def _start(self, work: Coroutine[object, object, None]) -> None:
-        """A short task beside the turns; kept until it is done."""
-        task = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        task.add_done_callback(report_fault)
-
-    # --- turns ------------------------------------------------------------------------------------------------------
-
-    async def _turns(self) -> None:
-        while True:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(TURN_S):
-                    await self._hurry.wait()
-            self._hurry.clear()
-            with contextlib.suppress(ReaderUnavailable):
-                await self._turn()
-            self._server.changed()
-
-    async def _turn(self) -> None:
-        now_ns, unix_s = time.monotonic_ns(), int(time.time())
-        answer = await self.ask(AskFlows(since_turn=self._since_turn))
-        assert isinstance(answer, FlowReports)
-        self._since_turn = answer.turn
-        self._flows.on_reports(answer.flows, now_ns)
-        for flow in self._flows.decide(now_ns):
-            for command in _commands_for(flow):
-                await self.ask(command)
-            _mark_told(flow)
-        for work in self._granting.due(self._flows, now_ns=now_ns, unix_s=unix_s):
-            self._start(work)
-        self._measuring.send_echoes(now_ns, int(time.time() * 1000))
-        await self._measuring.send_probes(now_ns)
-
-    async def _seconds(self) -> None:
-        while True:
-            await self._tell(Tick())
-            self._uplinks.on_second()
-            own = frozenset(address for link in read_links() for address in link.addresses)
-            self._measuring.own_addresses = own
-            counters = self._counters_now()
-            book_node_counters(
-                self._book,
-                retained_nanodollars=0,
-                kept_nanodollars=counters.get("unreturned_nanodollars", 0),
-                share_nanodollars=counters.get("share_nanodollars", 0) + counters.get("refunded_nanodollars", 0),
-            )
-            await self._granting.close_idle(self._flows, now_ns=time.monotonic_ns())
-            await asyncio.sleep(SECOND_S)
-
-    async def _learn_paths(self, uplink: Uplink) -> None:
-        """The gateway's signed descriptions of its alternatives."""
-        while True:
-            await self._measuring.learn_descriptions(uplink)
-            await asyncio.sleep(SECOND_S * 5)
-
-    # --- what others see --------------------------------------------------------------------------------------------
-
-    def _counters_now(self) -> dict[str, int]:
-        return self._counters.snapshot() if self._counters is not None else {}
-
-    def _reading(self, uplink: str) -> Reading:
-        value = self._counters_now()
-        return Reading(
-            sent_nanodollars=value.get(f"link/{uplink}/sent_nanodollars", 0),
-            received_nanodollars=value.get(f"link/{uplink}/received_nanodollars", 0),
-            sent_packets=value.get(f"link/{uplink}/sent_packets", 0),
-            received_packets=value.get(f"link/{uplink}/received_packets", 0),
-        )
+    async def _on_answer(self, answer: api.Answer) -> None:
+        if self._traffic is not None:
+            await self._traffic.answer(answer.number, allow=answer.allow)
 
     def _snapshot(self) -> api.Snapshot:
         self._sequence += 1
@@ -274,39 +86,6 @@ class Agent:
             started_unix_s=self._started_unix_s,
             now_ns=time.monotonic_ns(),
             unix_s=int(time.time()),
-            data_plane=self._supervisor.health,
-            flows=self._flows,
-            uplinks=self._uplinks,
-            counters=self._counters_now(),
-            granting=self._granting,
+            paying=self._paying.view() if self._paying is not None else None,
+            traffic=self._traffic.view() if self._traffic is not None else None,
         )
-
-
-def _commands_for(flow: Flow) -> list[Command]:
-    commands: list[Command] = []
-    if flow.is_to_be_dropped():
-        commands.append(DropFlow(flow=flow.selector))
-    if flow.grant is not None and flow.opened_at:
-        commands.append(
-            PayFlow(
-                flow=flow.selector,
-                grant=flow.grant,
-                amount_nanodollars=flow.amount_nanodollars,
-                slots=flow.slots,
-            )
-        )
-    if flow.return_grant is not None and flow.return_opened_at:
-        commands.append(
-            ReturnFlow(
-                flow=flow.selector,
-                grant=flow.return_grant,
-                share_nanodollars=flow.return_share,
-                ceiling_nanodollars=flow.return_ceiling,
-            )
-        )
-    return commands
-
-
-def _mark_told(flow: Flow) -> None:
-    flow.told = flow.wanted()
-    flow.return_told = flow.wanted_return()

@@ -1,6 +1,6 @@
 """The local API's server: the agent's snapshot over HTTP on a unix socket, for people and programs on this machine.
 
-Decides nothing: whoever may open the socket (0600) may look, and nobody can change anything.  A reader that is too slow
+Decides nothing: whoever may open the socket (0600) may look, and answer what the agent asks.  A reader that is too slow
 misses snapshots, one that takes nothing is cut off; none holds the agent up.  Refuses to know what a snapshot means.
 """
 
@@ -24,16 +24,25 @@ WRITE_S = 5.0  # a reader that takes nothing for so long is cut off
 SHUTDOWN_S = 0.5  # what requests under way get when the agent ends
 PROBE_S = 1.0  # to see whether another agent answers
 BACKLOG = 32
+ANSWER_BYTES_MAX = 4096
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class LocalServer:
-    """`snapshot()` is asked for each answer; `changed()` says that streams should look again."""
+    """`snapshot()` is asked for each answer; `changed()` says that streams should look again; `on_answer` is told what
+    a person answers.
+    """
 
-    def __init__(self, socket: Path, snapshot: Callable[[], api.Snapshot]) -> None:
+    def __init__(
+        self,
+        socket: Path,
+        snapshot: Callable[[], api.Snapshot],
+        on_answer: Callable[[api.Answer], Awaitable[None]] | None = None,
+    ) -> None:
         self._socket = socket
         self._snapshot = snapshot
+        self._on_answer = on_answer
         self._runner: web.AppRunner | None = None
         self._news = asyncio.Event()
         self._streams = 0
@@ -72,13 +81,16 @@ class LocalServer:
         self._news = asyncio.Event()
 
     def _application(self) -> web.Application:
-        application = web.Application(middlewares=[_problems])
+        application = web.Application(middlewares=[_problems], client_max_size=ANSWER_BYTES_MAX)
         application.router.add_get("/v1/snapshot", self._answer(lambda snapshot: snapshot))
         application.router.add_get("/v1/status", self._answer(lambda snapshot: snapshot.status))
         application.router.add_get("/v1/flows", self._answer(lambda snapshot: snapshot.flows))
         application.router.add_get("/v1/accounts", self._answer(lambda snapshot: snapshot.accounts))
         application.router.add_get("/v1/paths", self._answer(lambda snapshot: snapshot.paths))
+        application.router.add_get("/v1/programs", self._answer(lambda snapshot: snapshot.programs))
+        application.router.add_get("/v1/questions", self._answer(lambda snapshot: snapshot.questions))
         application.router.add_get("/v1/events", self._events)
+        application.router.add_post("/v1/answers", self._take_answer)
         return application
 
     def _answer(self, part: Callable[[api.Snapshot], object]) -> Handler:
@@ -94,6 +106,15 @@ class LocalServer:
             return response
 
         return handler
+
+    async def _take_answer(self, request: web.Request) -> web.StreamResponse:
+        try:
+            answer = msgspec.json.decode(await request.read(), type=api.Answer)
+        except msgspec.DecodeError as error:
+            raise web.HTTPBadRequest(reason=str(error).replace("\n", " ")) from error
+        if self._on_answer is not None:
+            await self._on_answer(answer)
+        return web.Response(body=b"{}", content_type="application/json")
 
     async def _events(self, request: web.Request) -> web.StreamResponse:
         """JSON lines: a snapshot now, and one after each change, at most four a second."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from importlib.metadata import version
 
 from billpay.links import DifferenceLine, Direction
@@ -13,7 +14,19 @@ from hostagent.configuration import Configuration
 from hostagent.flowbook import FlowBook, flow_text
 from hostagent.flows import Flow
 from hostagent.granting import Granting
+from hostagent.traffic import TrafficView
 from hostagent.uplinks import Uplink, Uplinks
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PayingView:
+    """What the paying part shows."""
+
+    data_plane: Health
+    flows: FlowBook
+    uplinks: Uplinks
+    counters: Mapping[str, int]
+    granting: Granting
 
 
 def snapshot_of(
@@ -23,30 +36,27 @@ def snapshot_of(
     started_unix_s: int,
     now_ns: int,
     unix_s: int,
-    data_plane: Health,
-    flows: FlowBook,
-    uplinks: Uplinks,
-    counters: Mapping[str, int],
-    granting: Granting,
+    paying: PayingView | None,
+    traffic: TrafficView | None,
 ) -> api.Snapshot:
-    status = _status(
-        configuration,
-        started_unix_s=started_unix_s,
-        unix_s=unix_s,
-        data_plane=data_plane,
-        uplinks=uplinks,
-        granting=granting,
-        open_spent=sum(flow.report.spent_nanodollars for flow in flows.flows.values() if flow.grant is not None),
-    )
-    shown = sorted(flows.flows.values(), key=lambda flow: (not flow.amount_nanodollars, -flow.rate_bit_s(now_ns)))
+    flows = _paying_flows(paying, now_ns) if paying is not None else ()
     return api.Snapshot(
         sequence=sequence,
         unix_s=unix_s,
-        status=status,
-        flows=tuple(_flow(flow, flows, now_ns) for flow in shown),
-        accounts=_accounts(uplinks, counters),
-        paths=api.Paths(alternatives=_alternatives(flows, now_ns)),
+        status=_status(configuration, started_unix_s=started_unix_s, unix_s=unix_s, paying=paying, traffic=traffic),
+        flows=traffic.name_flows(flows) if traffic is not None else flows,
+        accounts=_accounts(paying.uplinks, paying.counters) if paying is not None else api.Accounts(links=()),
+        paths=api.Paths(alternatives=_alternatives(paying.flows, now_ns) if paying is not None else ()),
+        programs=traffic.programs if traffic is not None else (),
+        links=traffic.links if traffic is not None else (),
+        questions=traffic.questions if traffic is not None else (),
     )
+
+
+def _paying_flows(paying: PayingView, now_ns: int) -> tuple[api.Flow, ...]:
+    flows = paying.flows.flows.values()
+    shown = sorted(flows, key=lambda flow: (not flow.amount_nanodollars, -flow.rate_bit_s(now_ns)))
+    return tuple(_flow(flow, paying.flows, now_ns) for flow in shown)
 
 
 def _status(
@@ -54,36 +64,54 @@ def _status(
     *,
     started_unix_s: int,
     unix_s: int,
-    data_plane: Health,
-    uplinks: Uplinks,
-    granting: Granting,
-    open_spent: int,
+    paying: PayingView | None,
+    traffic: TrafficView | None,
 ) -> api.Status:
-    warnings = []
-    if data_plane is not Health.RUNNING:
-        warnings.append(
-            api.Warning(code="data-plane", message=f"packets pass unpaid: {data_plane.value}", since_unix_s=unix_s)
-        )
-    if granting.secretary_state != "connected":
-        warnings.append(api.Warning(code="secretary", message=granting.secretary_state, since_unix_s=unix_s))
-    for uplink in uplinks.by_name.values():
-        if not uplink.agreed:
-            message = f"{uplink.name}: {uplink.state}"
-            warnings.append(api.Warning(code="no-agreement", message=message, since_unix_s=unix_s))
-    can_pay = data_plane is Health.RUNNING and any(uplink.agreed for uplink in uplinks.by_name.values())
-    health = api.Health.UNPAID if not can_pay else api.Health.DEGRADED if warnings else api.Health.OK
-    budget = granting.budget
+    warnings = [*_paying_warnings(paying, unix_s), *(traffic.warnings(unix_s) if traffic is not None else ())]
+    can_pay = (
+        paying is not None
+        and paying.data_plane is Health.RUNNING
+        and any(uplink.agreed for uplink in paying.uplinks.by_name.values())
+    )
+    health = api.Health.UNPAID if paying is not None and not can_pay else api.Health.OK
+    if health is api.Health.OK and warnings:
+        health = api.Health.DEGRADED
+    budget = paying.granting.budget if paying is not None else None
     return api.Status(
         name=configuration.agent.name,
         version=version("hostagent"),
         health=health,
-        engine="nfqueue",
+        engine=traffic.engine if traffic is not None else "nfqueue",
+        engine_reason=traffic.because if traffic is not None else "no [[links]] are configured: it only pays",
+        limits=traffic.limits if traffic is not None else (),
         started_unix_s=started_unix_s,
         warnings=tuple(warnings),
-        secretary=granting.secretary_state,
-        spent_today_nanodollars=(budget.spent_today_nanodollars if budget is not None else 0) + open_spent,
+        secretary=paying.granting.secretary_state if paying is not None else "none: no uplinks are configured",
+        spent_today_nanodollars=_spent_today(paying) if paying is not None else 0,
         budget_today_nanodollars=budget.day_nanodollars if budget is not None else 0,
     )
+
+
+def _spent_today(paying: PayingView) -> int:
+    budget = paying.granting.budget
+    open_grants = sum(flow.report.spent_nanodollars for flow in paying.flows.flows.values() if flow.grant is not None)
+    return (budget.spent_today_nanodollars if budget is not None else 0) + open_grants
+
+
+def _paying_warnings(paying: PayingView | None, unix_s: int) -> list[api.Warning]:
+    if paying is None:
+        return []
+    warnings = []
+    if paying.data_plane is not Health.RUNNING:
+        message = f"packets pass unpaid: {paying.data_plane.value}"
+        warnings.append(api.Warning(code="data-plane", message=message, since_unix_s=unix_s))
+    if paying.granting.secretary_state != "connected":
+        warnings.append(api.Warning(code="secretary", message=paying.granting.secretary_state, since_unix_s=unix_s))
+    for uplink in paying.uplinks.by_name.values():
+        if not uplink.agreed:
+            message = f"{uplink.name}: {uplink.state}"
+            warnings.append(api.Warning(code="no-agreement", message=message, since_unix_s=unix_s))
+    return warnings
 
 
 def _flow(flow: Flow, book: FlowBook, now_ns: int) -> api.Flow:

@@ -16,15 +16,15 @@ from hostagent.server import EVENT_GAP_S, MAX_STREAMS, WRITE_S
 ROOT = Path(__file__).parents[2]
 SPEC = (ROOT / "docs" / "spec" / "local-api.md").read_text(encoding="utf-8")
 SERVER = (ROOT / "hostagent" / "server.py").read_text(encoding="utf-8")
-VIEWS = (ROOT / "hostagent" / "views.py").read_text(encoding="utf-8")
+VIEWS = "".join((ROOT / "hostagent" / f"{name}.py").read_text(encoding="utf-8") for name in ("views", "traffic"))
 EXAMPLES = dict(re.findall(r"```json (\w+)\n(.*?)\n```", SPEC, re.DOTALL))
-WHOLE = ("Status", "Flow", "Accounts", "Paths", "Snapshot")
+WHOLE = ("Status", "Flow", "Program", "Link", "Question", "Answer", "Accounts", "Paths", "Snapshot")
 
 
 def test_every_endpoint_is_there_and_no_other() -> None:
-    served = set(re.findall(r'add_get\("(/\S+?)"', SERVER))
+    served = set(re.findall(r'add_(?:get|post)\("(/\S+?)"', SERVER))
     assert len(served) == SERVER.count(".add_")
-    assert set(re.findall(r"^\| `GET (/\S+)`", SPEC, re.MULTILINE)) == served
+    assert set(re.findall(r"^\| `(?:GET|POST) (/\S+)`", SPEC, re.MULTILINE)) == served
     assert {f"/v1/{name}" for name in vars(LocalClient) if not name.startswith("_")} == served
 
 

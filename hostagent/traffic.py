@@ -1,0 +1,331 @@
+"""Everybody's traffic: starts the best engine that works here, reads it once a second, and says what it saw.
+
+Decides: which engine runs (the first of `ebpf`, `nfqueue`, `sockets` that starts, or the one that was asked for), and
+when a meter cannot be believed. Refuses to know: how an engine counts; payments.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import socket
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass
+from ipaddress import ip_address
+
+import msgspec
+
+from billpay.errors import EnvironmentFault
+from dataplane.host_engine import EngineName, HostEngine
+from dataplane.metering import FlowKey, FlowMeter, Kind, LinkMeter, Program, Reading, Tally
+from dataplane.shaping.plan import ShapingPlan
+from hostagent import api
+from hostagent.flows import Meter
+
+LOG = logging.getLogger("hostagent")
+SECOND_S = 1.0
+NS_PER_S = 1_000_000_000
+FLOWS_SHOWN = 200
+"""The busiest ones; the engine's own table has them all."""
+
+FLOWS_READ_EVERY_S = 2
+MISMATCH_PACKETS = 200
+"""Fewer packets in a second are no reason to doubt a meter."""
+
+EngineMaker = Callable[[], HostEngine]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrafficView:
+    """What people see of it."""
+
+    engine: str
+    because: str
+    limits: tuple[api.Limit, ...]
+    programs: tuple[api.Program, ...]
+    links: tuple[api.Link, ...]
+    questions: tuple[api.Question, ...]
+    flows: tuple[api.Flow, ...]
+    doubts: tuple[str, ...]
+
+    def warnings(self, unix_s: int) -> list[api.Warning]:
+        return [api.Warning(code="meter", message=doubt, since_unix_s=unix_s) for doubt in self.doubts]
+
+    def name_flows(self, paying: Sequence[api.Flow]) -> tuple[api.Flow, ...]:
+        """The flows that pay, with the names of their programs; then those that nobody pays for."""
+        seen = {flow.flow: flow for flow in self.flows}
+        named = [_named(flow, seen.pop(flow.flow, None)) for flow in paying]
+        return (*named, *seen.values())
+
+
+class Traffic:
+    """`makers`: how each engine is made, the best first."""
+
+    def __init__(
+        self, plan: ShapingPlan, makers: dict[EngineName, EngineMaker], *, on_change: Callable[[], None]
+    ) -> None:
+        self._plan = plan
+        self._makers = dict(makers)
+        self._on_change = on_change
+        self._engine: HostEngine | None = None
+        self._rejected: list[tuple[EngineName, str]] = []
+        self._rates = _Rates()
+        self._reading: Reading | None = None
+        self._flows: list[FlowMeter] = []
+        self._questions: tuple[api.Question, ...] = ()
+        self._programs: dict[int, Program] = {}
+        self._doubts: tuple[str, ...] = ()
+
+    # --- start and stop ---------------------------------------------------------------------------------------------
+
+    def reject(self, name: EngineName, why: str) -> None:
+        """It will not be tried."""
+        if self._makers.pop(name, None) is not None:
+            self._rejected.append((name, why))
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Raises EnvironmentFault when no engine works here."""
+        self._engine = engine = await self._start_best()
+        LOG.info("engine: %s", self._because())
+        try:
+            yield
+        finally:
+            await engine.close()
+
+    async def _start_best(self) -> HostEngine:
+        fault = EnvironmentFault("count", "traffic", "; ".join(why for _, why in self._rejected) or "no engine is left")
+        for name, make in self._makers.items():
+            engine = make()
+            try:
+                await engine.start(self._plan)
+            except EnvironmentFault as error:
+                LOG.warning("engine %s: %s", name.value, error)
+                self._rejected.append((name, str(error)))
+                fault = error
+            else:
+                return engine
+        raise fault
+
+    def _because(self) -> str:
+        assert self._engine is not None
+        if not self._rejected:
+            return f"{self._engine.name.value}: the best there is"
+        return f"{self._engine.name.value}; " + "; ".join(f"not {name.value}: {why}" for name, why in self._rejected)
+
+    # --- once a second ----------------------------------------------------------------------------------------------
+
+    async def work(self) -> None:
+        """Until cancelled."""
+        seconds = 0
+        while True:
+            try:
+                await self._second(with_flows=seconds % FLOWS_READ_EVERY_S == 0)
+            except EnvironmentFault as fault:  # an interface that goes while we look at it: the next second sees it
+                LOG.warning("%s", fault)
+                self._doubts = (str(fault),)
+            seconds += 1
+            self._on_change()
+            await asyncio.sleep(SECOND_S)
+
+    async def _second(self, *, with_flows: bool) -> None:
+        engine = self._running()
+        await engine.on_second()
+        before, self._reading = self._reading, await engine.read()
+        self._doubts = tuple(_doubts(before, self._reading))
+        self._programs = {meter.number: meter.program for meter in self._reading.programs}
+        for meter in self._reading.programs:
+            self._rates.add(("program", meter.program), meter.sent, meter.received, self._reading.now_ns)
+        for link in self._reading.links:
+            self._rates.add(("link", link.interface), link.sent, link.received, self._reading.now_ns)
+        if with_flows:
+            self._flows = await engine.flows()
+            for flow in self._flows:
+                self._rates.add(("flow", flow.key), flow.sent, flow.received, self._reading.now_ns)
+        self._rates.forget(self._reading.now_ns)
+        questions = await engine.questions()
+        self._questions = tuple(
+            api.Question(
+                number=question.number,
+                flow=flow_text(question.key),
+                program=name_of(question.program),
+                traffic_class=self._plan.classes[question.traffic_class].name,
+                seconds_left=max(0, (question.expires_ns - time.monotonic_ns()) // NS_PER_S),
+            )
+            for question in questions
+        )
+
+    async def answer(self, number: int, *, allow: bool) -> None:
+        await self._running().answer(number, allow=allow)
+
+    def _running(self) -> HostEngine:
+        assert self._engine is not None, "it is started first"
+        return self._engine
+
+    # --- what others see --------------------------------------------------------------------------------------------
+
+    def view(self) -> TrafficView:
+        reading = self._reading
+        return TrafficView(
+            engine=self._running().name.value,
+            because=self._because(),
+            limits=tuple(api.Limit(ability=each.ability.value, cause=each.cause) for each in self._running().limits),
+            programs=self._view_programs(reading) if reading is not None else (),
+            links=tuple(self._view_link(link) for link in reading.links) if reading is not None else (),
+            questions=self._questions,
+            flows=self._view_flows(),
+            doubts=self._doubts,
+        )
+
+    def _view_programs(self, reading: Reading) -> tuple[api.Program, ...]:
+        """Several identities of one program (two versions of its file) are one line."""
+        totals: dict[Program, tuple[Tally, Tally]] = {}
+        for meter in reading.programs:
+            sent, received = totals.get(meter.program, (Tally(), Tally()))
+            totals[meter.program] = (sent.plus(meter.sent), received.plus(meter.received))
+        lines = [
+            api.Program(
+                name=name_of(program),
+                kind=program.kind.value,
+                executable=program.executable,
+                unit=program.unit,
+                container=program.container,
+                task=program.task,
+                user_id=program.user_id,
+                sent_bytes=sent.bytes,
+                received_bytes=received.bytes,
+                sent_packets=sent.packets,
+                received_packets=received.packets,
+                sent_bit_s=self._rates.sent_bit_s(("program", program)),
+                received_bit_s=self._rates.received_bit_s(("program", program)),
+                received_ce_packets=received.ce_packets,
+            )
+            for program, (sent, received) in totals.items()
+            if sent.packets or received.packets or program.kind is Kind.UNATTRIBUTED
+        ]
+        return tuple(sorted(lines, key=lambda line: -(line.sent_bytes + line.received_bytes)))
+
+    def _view_link(self, link: LinkMeter) -> api.Link:
+        return api.Link(
+            interface=link.interface,
+            sent_bytes=link.sent.bytes,
+            received_bytes=link.received.bytes,
+            sent_bit_s=self._rates.sent_bit_s(("link", link.interface)),
+            received_bit_s=self._rates.received_bit_s(("link", link.interface)),
+            sent_packets=link.sent.packets,
+            received_packets=link.received.packets,
+            interface_sent_packets=link.interface_sent_packets,
+            interface_received_packets=link.interface_received_packets,
+        )
+
+    def _view_flows(self) -> tuple[api.Flow, ...]:
+        shown = sorted(self._flows, key=lambda flow: -(flow.sent.bytes + flow.received.bytes))[:FLOWS_SHOWN]
+        return tuple(self._view_flow(flow) for flow in shown)
+
+    def _view_flow(self, flow: FlowMeter) -> api.Flow:
+        traffic_class = self._plan.classes[flow.traffic_class].name
+        now_ns = time.monotonic_ns()
+        return api.Flow(
+            flow=flow_text(flow.key),
+            rule="",
+            strategy="unpaid",
+            rate_bit_s=self._rates.sent_bit_s(("flow", flow.key)),
+            packets=flow.sent.packets,
+            bytes=flow.sent.bytes,
+            amount_nanodollars=0,
+            toll_nanodollars=None,
+            spent_nanodollars=0,
+            returned_nanodollars=0,
+            goodput_bit_s=None,
+            marks=flow.received.ce_packets,
+            path="",
+            reason=f"class {traffic_class}",
+            active=now_ns - flow.last_ns < 5 * NS_PER_S,
+            program=name_of(self._programs.get(flow.program_number)),
+            traffic_class=traffic_class,
+            received_bytes=flow.received.bytes,
+            received_bit_s=self._rates.received_bit_s(("flow", flow.key)),
+        )
+
+
+class _Rates:
+    """Rates out of cumulative counts, by whatever they are counted for; bounded by forgetting what is idle."""
+
+    def __init__(self) -> None:
+        self._meters: dict[object, tuple[Meter, Meter]] = {}
+
+    def add(self, key: object, sent: Tally, received: Tally, now_ns: int) -> None:
+        out, into = self._meters.setdefault(key, (Meter(), Meter()))
+        out.add(now_ns, sent.bytes)
+        into.add(now_ns, received.bytes)
+
+    def forget(self, now_ns: int) -> None:
+        old = [key for key, (out, _) in self._meters.items() if now_ns - (out.last_ns() or 0) > 5 * NS_PER_S]
+        for key in old:
+            del self._meters[key]
+
+    def sent_bit_s(self, key: object) -> int:
+        found = self._meters.get(key)
+        return (found[0].per_s() or 0) * 8 if found is not None else 0
+
+    def received_bit_s(self, key: object) -> int:
+        found = self._meters.get(key)
+        return (found[1].per_s() or 0) * 8 if found is not None else 0
+
+
+def _doubts(before: Reading | None, now: Reading) -> list[str]:
+    """A meter that stands still while its interface does not must not be believed."""
+    if before is None:
+        return []
+    earlier = {link.interface: link for link in before.links}
+    found = []
+    for link in now.links:
+        old = earlier.get(link.interface)
+        if old is None:
+            continue
+        for direction, counted, interface in (
+            ("out", link.sent.packets - old.sent.packets, link.interface_sent_packets - old.interface_sent_packets),
+            (
+                "in",
+                link.received.packets - old.received.packets,
+                link.interface_received_packets - old.interface_received_packets,
+            ),
+        ):
+            if interface > MISMATCH_PACKETS and counted * 2 < interface:
+                found.append(
+                    f"{link.interface} {direction}: the interface passed {interface} packets and we counted {counted}:"
+                    " another program may take them before us; see `hostagent doctor`"
+                )
+    return found
+
+
+def _named(flow: api.Flow, seen: api.Flow | None) -> api.Flow:
+    if seen is None:
+        return flow
+    names = ("program", "traffic_class", "received_bytes", "received_bit_s")
+    return msgspec.structs.replace(flow, **{name: getattr(seen, name) for name in names})
+
+
+def name_of(program: Program | None) -> str:
+    """One word or two for a person."""
+    if program is None or program.kind is Kind.UNATTRIBUTED:
+        return "(unattributed)"
+    if program.kind is Kind.FORWARDED:
+        return program.container or program.interface or "(forwarded)"
+    return program.executable.rpartition("/")[2] or "(ended)"
+
+
+_PROTOCOLS = {socket.IPPROTO_TCP: "tcp", socket.IPPROTO_UDP: "udp", socket.IPPROTO_ICMP: "icmp", 58: "icmp6"}
+
+
+def flow_text(key: FlowKey) -> str:
+    """As the paying part writes it: "tcp 10.77.200.1:40000 → 10.77.200.2:5201"."""
+    protocol = _PROTOCOLS.get(key.protocol, str(key.protocol))
+    return f"{protocol} {_end(key.local, key.local_port)} → {_end(key.remote, key.remote_port)}"
+
+
+def _end(address: bytes, port: int) -> str:
+    text = str(ip_address(address))
+    return f"[{text}]:{port}" if len(address) == 16 else f"{text}:{port}"
