@@ -49,7 +49,11 @@ def _make_nfqueue(state_directory: Path) -> HostEngine:
             owners.append(SocketOwners(Processes()))
         return await asyncio.to_thread(owners[0].owner_of, key)
 
-    return NfqueueEngine(state_directory, owner_of)
+    def close_owners() -> None:
+        while owners:
+            owners.pop().close()
+
+    return NfqueueEngine(state_directory, owner_of, close_owners=close_owners)
 
 
 def _make_sockets() -> HostEngine:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -51,7 +52,14 @@ class NfqueueEngine:
     out. The state directory is there, and is nobody else's.
     """
 
-    def __init__(self, state_directory: Path, owner_of: OwnerOf, *, allow_unanswered: bool = True) -> None:
+    def __init__(
+        self,
+        state_directory: Path,
+        owner_of: OwnerOf,
+        *,
+        allow_unanswered: bool = True,
+        close_owners: Callable[[], None] = lambda: None,
+    ) -> None:
         self.name = EngineName.NFQUEUE
         self.limits: tuple[Limit, ...] = LIMITS
         self.health = Health.STOPPED
@@ -59,6 +67,7 @@ class NfqueueEngine:
         self._record_path = state_directory / RECORD_NAME
         self._counters_path = state_directory / COUNTERS_NAME
         self._owner_of = owner_of
+        self._close_owners = close_owners
         self._argv = [sys.executable, "-m", "dataplane.shaping.reader"]
         if not allow_unanswered:
             self._argv.append(DENY_UNANSWERED)
@@ -125,6 +134,7 @@ class NfqueueEngine:
             await self._client.stop()
             await self._stop_reader()
         finally:
+            self._close_owners()
             await asyncio.to_thread(rules.restore, self._record_path)
 
     # -- the reader --------------------------------------------------------------------------------------------------

@@ -136,8 +136,8 @@ class Traffic:
         before, self._reading = self._reading, await engine.read()
         self._doubts = tuple(_doubts(before, self._reading))
         self._programs = {meter.number: meter.program for meter in self._reading.programs}
-        for meter in self._reading.programs:
-            self._rates.add(("program", meter.program), meter.sent, meter.received, self._reading.now_ns)
+        for program, (sent, received) in _by_program(self._reading).items():
+            self._rates.add(("program", program), sent, received, self._reading.now_ns)
         for link in self._reading.links:
             self._rates.add(("link", link.interface), link.sent, link.received, self._reading.now_ns)
         if with_flows:
@@ -180,11 +180,6 @@ class Traffic:
         )
 
     def _view_programs(self, reading: Reading) -> tuple[api.Program, ...]:
-        """Several identities of one program (two versions of its file) are one line."""
-        totals: dict[Program, tuple[Tally, Tally]] = {}
-        for meter in reading.programs:
-            sent, received = totals.get(meter.program, (Tally(), Tally()))
-            totals[meter.program] = (sent.plus(meter.sent), received.plus(meter.received))
         lines = [
             api.Program(
                 name=name_of(program),
@@ -202,7 +197,7 @@ class Traffic:
                 received_bit_s=self._rates.received_bit_s(("program", program)),
                 received_ce_packets=received.ce_packets,
             )
-            for program, (sent, received) in totals.items()
+            for program, (sent, received) in _by_program(reading).items()
             if sent.packets or received.packets or program.kind is Kind.UNATTRIBUTED
         ]
         return tuple(sorted(lines, key=lambda line: -(line.sent_bytes + line.received_bytes)))
@@ -273,6 +268,15 @@ class _Rates:
     def received_bit_s(self, key: object) -> int:
         found = self._meters.get(key)
         return (found[1].per_s() or 0) * 8 if found is not None else 0
+
+
+def _by_program(reading: Reading) -> dict[Program, tuple[Tally, Tally]]:
+    """Several identities of one program (two versions of its file) are one line."""
+    totals: dict[Program, tuple[Tally, Tally]] = {}
+    for meter in reading.programs:
+        sent, received = totals.get(meter.program, (Tally(), Tally()))
+        totals[meter.program] = (sent.plus(meter.sent), received.plus(meter.received))
+    return totals
 
 
 def _doubts(before: Reading | None, now: Reading) -> list[str]:

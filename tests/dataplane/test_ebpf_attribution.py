@@ -227,3 +227,31 @@ def test_the_first_rule_that_agrees_chooses_the_class_of_a_flow(hosts: TwoHosts,
     found = hosts.left.call(lambda: asyncio.run(scenario()))
     for family, port, traffic_class in targets:
         assert found[(family.address_bytes, port)] == traffic_class, (family, port)
+
+
+def test_idle_flows_leave_the_table_and_no_total(hosts: TwoHosts, tmp_path: Path) -> None:
+    datagrams = 500
+
+    async def scenario() -> tuple[Reading, Reading, int]:
+        late_ns = 0
+        engine = EbpfEngine(
+            control=TrafficControl(tmp_path / "record.json"),
+            ecn_record_path=tmp_path / "ecn.json",
+            now_ns=lambda: time.monotonic_ns() + late_ns,
+        )
+        await engine.start(ShapingPlan(classes=NO_SHAPING.classes, links=(ShapedLink(interface="left"),)))
+        try:
+            await ended(hosts.left.popen(*hosts.port_sweeper(datagrams)))
+            before = await engine.read()
+            assert len(await engine.flows()) >= datagrams
+            late_ns = 300 * 10**9
+            for _ in range(10):
+                await engine.on_second()
+            return before, await engine.read(), len(await engine.flows())
+        finally:
+            await engine.close()
+
+    before, after, left = hosts.left.call(lambda: asyncio.run(scenario()))
+    assert left == 0
+    assert by_name(after)["perl"] == by_name(before)["perl"]
+    assert by_name(after)["perl"].packets == datagrams

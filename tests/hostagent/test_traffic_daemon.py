@@ -7,14 +7,16 @@ import json
 import os
 import signal
 import subprocess
+import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from real_gateway import wait_until
 from small_lab import COMMAND
 from two_hosts import HOSTS, TwoHosts, stop
+from unprivileged import NOBODY, as_nobody
 
 pytestmark = pytest.mark.netns
 
@@ -49,13 +51,15 @@ class Agent:
         engine: str = "auto",
         text: str = CONFIGURATION,
         state: Path | None = None,
+        as_user: Callable[..., list[str]] = lambda *words: [*words],
     ) -> None:
         self.hosts, self.state = hosts, state or directory / "state"
         self.config = directory / "hostagent.toml"
         self.config.write_text(text.format(state=self.state, engine=engine))
         self.log = directory / "log"
         with self.log.open("wb") as log:
-            self.process = hosts.left.popen(*COMMAND, "up", "--config", str(self.config), stdout=log, stderr=log)
+            words = as_user(*COMMAND, "up", "--config", str(self.config))
+            self.process = hosts.left.popen(*words, stdout=log, stderr=log)
 
     def wait(self) -> Agent:
         wait_until(lambda: (self.state / "hostagent.sock").exists() or self.process.poll() is not None)
@@ -247,4 +251,87 @@ def test_bad_input_is_one_line_and_changes_nothing(hosts: TwoHosts, tmp_path: Pa
     assert len(said) == 1
     assert says in said[0]
     assert agent.process.returncode in (3, 4)
+    assert kernel_state(hosts) == before
+
+
+ASKING = """
+[agent]
+name = "laptop"
+state_directory = "{state}"
+engine = "{engine}"
+
+[[links]]
+interface = "left"
+
+[[classes]]
+name = "ask"
+ask_first = true
+
+[[classes]]
+name = "nightly"
+
+[[rules]]
+class = "ask"
+program = "curl"
+
+[[rules]]
+class = "nightly"
+task = "nightly"
+"""
+
+
+@pytest.mark.parametrize("answer", ["yes", "no"])
+def test_a_flow_waits_for_the_answer(hosts: TwoHosts, tmp_path: Path, answer: str) -> None:
+    served = hosts.serve_files({"short": 1000}, tmp_path)
+    agent = Agent(hosts, tmp_path, engine="nfqueue", text=ASKING).wait()
+    url = f"http://{HOSTS[4].right}:8000/short"
+    download = hosts.left.popen("curl", "-sfo", str(tmp_path / "got"), "--max-time", "5", url)
+    try:
+        wait_until(lambda: bool(agent.ask("inbox")))
+        (question,) = agent.ask("inbox")
+        assert question["program"] == "curl"
+        assert download.poll() is None
+        socket = str(agent.state / "hostagent.sock")
+        hosts.left.run(*COMMAND, "answer", str(question["number"]), answer, "--socket", socket)
+        download.wait(timeout=20)
+        assert (download.returncode == 0) == (answer == "yes")
+        wait_until(lambda: not agent.ask("inbox"))
+    finally:
+        agent.end()
+        stop(download)
+        stop(served)
+
+
+def test_a_task_has_a_class_of_its_own(hosts: TwoHosts, tmp_path: Path) -> None:
+    served = hosts.serve_files({"short": 1000}, tmp_path)
+    agent = Agent(hosts, tmp_path, engine="ebpf", text=ASKING.replace('program = "curl"', 'program = "wget"')).wait()
+    url = f"http://{HOSTS[6].url_right}:8000/short"
+    try:
+        hosts.left.run(*COMMAND, "run", "--task", "nightly", "--", "curl", "-sfgo", "/dev/null", url)
+        hosts.left.run("curl", "-sfgo", "/dev/null", url)
+        wait_until(lambda: len([flow for flow in agent.ask("flows") if flow["program"] == "curl"]) == 2)
+        classes = {flow["traffic_class"] for flow in agent.ask("flows") if flow["program"] == "curl"}
+        assert classes == {"nightly", "default"}
+        assert {line["task"] for line in agent.ask("programs") if line["name"] == "curl"} == {"nightly", ""}
+    finally:
+        agent.end()
+        stop(served)
+
+
+def test_without_privilege_it_counts_what_it_can_and_says_why(hosts: TwoHosts, tmp_path: Path) -> None:
+    before = kernel_state(hosts)
+    with tempfile.TemporaryDirectory() as name:
+        directory = Path(name)
+        os.chown(directory, int(NOBODY), int(NOBODY))
+        agent = Agent(hosts, directory, text=ASKING, as_user=as_nobody)
+        try:
+            agent.wait()
+            (status,) = agent.ask("status")
+            assert status["engine"] == "sockets"
+            assert "not ebpf" in str(status["engine_reason"])
+            assert "not nfqueue" in str(status["engine_reason"])
+            assert "shape egress" in str(status["limits"])
+        finally:
+            agent.end()
+        assert agent.process.returncode == 0
     assert kernel_state(hosts) == before
