@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import click
 import msgspec
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from billpay.money import show_nanodollars
 from gateway.admin import GatewayStatus
@@ -29,27 +29,32 @@ def show_status(status: api.Status, *, as_json: bool) -> None:
     table.add_row("spent today", f"{show_nanodollars(spent)} of {show_nanodollars(budget)}")
     for warning in status.warnings:
         table.add_row(warning.code, warning.message)
-    Console().print(table)
+    _print(table)
 
 
 def show_flows(flows: Sequence[api.Flow], *, as_json: bool) -> None:
     if as_json:
         _json(flows)
         return
-    table = Table("flow", "rule", "rate", "pays", "toll", "spent", "returned", "path", "why", box=None)
+    # What a payment does is shown where there is one: most hosts have none.
+    pays = any(flow.rule or flow.amount_nanodollars or flow.path for flow in flows)
+    middle = ("rule", "pays", "toll", "spent", "returned", "path") if pays else ("class", "in")
+    table = Table(Column("flow", no_wrap=True), "program", "out", *middle, "why", box=None)
     for flow in flows:
-        table.add_row(
-            flow.flow,
-            flow.rule or "unpaid",
-            f"{flow.rate_bit_s / 1e6:.2f} Mbit/s",
-            show_nanodollars(flow.amount_nanodollars),
-            "?" if flow.toll_nanodollars is None else show_nanodollars(flow.toll_nanodollars),
-            show_nanodollars(flow.spent_nanodollars),
-            show_nanodollars(flow.returned_nanodollars),
-            flow.path or "?",
-            flow.reason,
-        )
-    Console().print(table if flows else "no flows: nothing has been sent through an uplink yet")
+        rest = _payment(flow) if pays else (flow.traffic_class, _rate(flow.received_bit_s))
+        table.add_row(flow.flow, flow.program, _rate(flow.rate_bit_s), *rest, flow.reason)
+    _print(table if flows else "no flows: nothing has been sent yet")
+
+
+def _payment(flow: api.Flow) -> tuple[str, ...]:
+    return (
+        flow.rule or "unpaid",
+        show_nanodollars(flow.amount_nanodollars),
+        "?" if flow.toll_nanodollars is None else show_nanodollars(flow.toll_nanodollars),
+        show_nanodollars(flow.spent_nanodollars),
+        show_nanodollars(flow.returned_nanodollars),
+        flow.path or "?",
+    )
 
 
 def show_programs(snapshot: api.Snapshot, *, as_json: bool) -> None:
@@ -69,7 +74,7 @@ def show_programs(snapshot: api.Snapshot, *, as_json: bool) -> None:
             _bytes(program.received_bytes),
             str(program.received_ce_packets),
         )
-    Console().print(table if snapshot.links else "nothing is counted: the configuration names no [[links]]")
+    _print(table if snapshot.links else "nothing is counted: the configuration names no [[links]]")
 
 
 def show_questions(questions: Sequence[api.Question], *, as_json: bool) -> None:
@@ -79,7 +84,12 @@ def show_questions(questions: Sequence[api.Question], *, as_json: bool) -> None:
     table = Table("number", "program", "flow", "class", "goes on in", box=None)
     for each in questions:
         table.add_row(str(each.number), each.program, each.flow, each.traffic_class, f"{each.seconds_left} s")
-    Console().print(table if questions else "no questions")
+    _print(table if questions else "no questions")
+
+
+def _print(what: Table | str) -> None:
+    """Without markup: an IPv6 address in brackets is none."""
+    Console(markup=False).print(what)
 
 
 def _rate(bit_s: int) -> str:
@@ -109,7 +119,7 @@ def show_accounts(accounts: api.Accounts, *, as_json: bool) -> None:
             show_nanodollars(link.settled_nanodollars),
             str(link.settlements),
         )
-    Console().print(table if accounts.links else "no accounts: no neighbour is configured")
+    _print(table if accounts.links else "no accounts: no neighbour is configured")
     for loss in accounts.losses:
         direction = {"out": "to", "in": "from"}.get(loss.direction, loss.direction)
         amount = show_nanodollars(loss.nanodollars)
@@ -149,7 +159,7 @@ def show_gateway(status: GatewayStatus, *, as_json: bool) -> None:
             show_nanodollars(link.owed_by_peer_nanodollars - link.settled_by_peer_nanodollars),
             "agree" if link.agrees else "open",
         )
-    Console().print(table)
+    _print(table)
     for link in status.links:
         for loss in link.losses:
             direction = "to" if loss.direction == "out" else "from"

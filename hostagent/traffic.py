@@ -30,7 +30,10 @@ NS_PER_S = 1_000_000_000
 FLOWS_SHOWN = 200
 """The busiest ones; the engine's own table has them all."""
 
-FLOWS_READ_EVERY_S = 2
+FLOWS_READ_EVERY_S = 5
+FEW_FLOWS = 2000
+"""So many are read every second, more only every few."""
+
 MISMATCH_PACKETS = 200
 """Fewer packets in a second are no reason to doubt a meter."""
 
@@ -122,7 +125,8 @@ class Traffic:
         seconds = 0
         while True:
             try:
-                await self._second(with_flows=seconds % FLOWS_READ_EVERY_S == 0)
+                many = self._reading is not None and self._reading.flows_tracked > FEW_FLOWS
+                await self._second(with_flows=not many or seconds % FLOWS_READ_EVERY_S == 0)
             except EnvironmentFault as fault:  # an interface that goes while we look at it: the next second sees it
                 LOG.warning("%s", fault)
                 self._doubts = (str(fault),)
@@ -257,7 +261,11 @@ class _Rates:
         into.add(now_ns, received.bytes)
 
     def forget(self, now_ns: int) -> None:
-        old = [key for key, (out, _) in self._meters.items() if now_ns - (out.last_ns() or 0) > 5 * NS_PER_S]
+        old = [
+            key
+            for key, (out, _) in self._meters.items()
+            if now_ns - (out.last_ns() or 0) > 3 * FLOWS_READ_EVERY_S * NS_PER_S
+        ]
         for key in old:
             del self._meters[key]
 
