@@ -13,8 +13,10 @@ help: ## what there is
 run: setup ## Figure 1 of the Bill-Pay paper on real packets, live
 	@$(AS_ROOT) $(BIN)/hostagent lab run figure1
 
+# Real packets need the cores for themselves: those tests come one by one.
 test: setup check ## every check and test (about as CI does)
-	@$(AS_ROOT) $(BIN)/python -m pytest
+	@$(AS_ROOT) $(BIN)/python -m pytest -m "not netns" -n auto
+	@$(AS_ROOT) $(BIN)/python -m pytest -m "netns"
 
 setup: ## prepares .venv and the system packages
 	@scripts/setup

@@ -281,7 +281,9 @@ class EbpfEngine:
         egress = int(shape is not None and shape.egress)
         ifb = shape.ingress_ifb_index if shape is not None else 0
         key = layout.NUMBER.pack(self._attached[name].index)
-        self._maps["link_shapes"].update(key, layout.LINK_SHAPE.pack(egress, ifb))
+        found = self._interfaces.read().get(name)
+        bare = int(found is not None and not found.is_ethernet and not found.is_loopback)
+        self._maps["link_shapes"].update(key, layout.LINK_SHAPE.pack(egress, ifb, bare))
 
     def _detach(self, name: str) -> None:
         attached = self._attached[name]
@@ -322,7 +324,7 @@ class EbpfEngine:
         if any(_inode_of(path) != inode for path, inode in self._inodes.items()):
             self._write_rules()  # a program was installed, replaced or removed
         idle = self._idle_classes()
-        if idle != self._idle or self._has_moved():
+        if idle != self._idle or self._has_moved() or self._seconds % SWEEP_EVERY_S == 0:  # or its MTU has changed
             self._idle = idle
             self._shapes = self._control.apply(self._plan, idle=idle)
             self._reattach()

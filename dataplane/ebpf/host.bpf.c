@@ -729,7 +729,7 @@ static __always_inline __u16 account(struct __sk_buff *skb, struct arrival *it, 
 			ADD(link->beyond_table, it->packets);
 			program = fresh.program;
 			class_number = fresh.traffic_class;
-			minor = LEAF_MINOR + class_number;
+			minor = fresh.minor;
 		}
 	}
 	if (flow) {
@@ -792,6 +792,8 @@ int on_arrive(struct __sk_buff *skb)
 	minor = account(skb, &it, link, 0);
 	shape = bpf_map_lookup_elem(&link_shapes, &index);
 	if (!shape || !shape->ingress_ifb)
+		return TCX_NEXT;
+	if (shape->bare && bpf_skb_change_head(skb, ETH_HLEN, 0))
 		return TCX_NEXT;
 	skb->priority = HTB_HANDLE | minor;
 	return bpf_redirect(shape->ingress_ifb, 0);

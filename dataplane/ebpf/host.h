@@ -153,6 +153,7 @@ struct link {
 struct link_shape {
 	__u32 egress;      /* classes are told to HTB */
 	__u32 ingress_ifb; /* arrivals are redirected there; 0: they are not */
+	__u32 bare;        /* packets have no Ethernet header here, as on a tun; an IFB wants one */
 };
 
 /* Somebody new has a socket. */

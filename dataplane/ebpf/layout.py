@@ -37,7 +37,7 @@ RULE: Final = struct.Struct(f"=Q{FILE_NAME_BYTES}s{GROUP_NAME_BYTES}s{GROUP_NAME
 TRAFFIC_CLASS: Final = struct.Struct("=IIII16s")
 SETTINGS: Final = struct.Struct("=6IQ")
 LINK: Final = struct.Struct("=8QQQQ")
-LINK_SHAPE: Final = struct.Struct("=II")
+LINK_SHAPE: Final = struct.Struct("=III")
 PROGRAM_SEEN: Final = struct.Struct("=II")
 NUMBER: Final = struct.Struct("=I")
 

@@ -13,7 +13,7 @@ ISP_WRITTEN = 0x800
 
 @pytest.mark.row("BP-02", "BP-13")
 def test_equal_payments_share_alike_whatever_tcp_does(run_once: RunOnce) -> None:
-    report = run_once("congested", seconds=25).report
+    report = run_once("congested", seconds=23).report
     assert report.ok, report.shortfall
     for control in ("cubic", "bbr"):
         one, other = report.goodput_mbit_s[f"{control} one"], report.goodput_mbit_s[f"{control} other"]
@@ -29,7 +29,7 @@ def user_oads(run: Run, node: str, peer: str) -> set[tuple[int, int, int]]:
 
 @pytest.mark.row("BP-22", "BP-23", "BP-24", "BP-25", "BP-28")
 def test_a_host_asks_for_the_alternative_that_was_described_to_it(run_once: RunOnce) -> None:
-    run = run_once("discovery")
+    run = run_once("discovery", seconds=11)
     assert run.report.ok, run.report.shortfall
     assert (X, 0, 2) in user_oads(run, "A", "X")
     taken = {item.slots[0] for item in run.payments("Z", "B") if item.slots}
@@ -38,7 +38,7 @@ def test_a_host_asks_for_the_alternative_that_was_described_to_it(run_once: RunO
 
 @pytest.mark.row("BP-22", "BP-23", "BP-25", "BP-27", "BP-28")
 def test_a_host_without_knowledge_marks_the_first_undesirable(run_once: RunOnce) -> None:
-    run = run_once("discovery-unknown")
+    run = run_once("discovery-unknown", seconds=11)
     assert run.report.ok, run.report.shortfall
     asked = user_oads(run, "A", "W")
     assert (X, 1 << 0, 0) in asked  # any other than alternative 1
@@ -49,7 +49,7 @@ def test_a_host_without_knowledge_marks_the_first_undesirable(run_once: RunOnce)
 @pytest.mark.row("BP-51")
 @pytest.mark.parametrize("ipv6", [False, True], ids=["ipv4", "ipv6"])
 def test_a_legacy_isp_is_crossed_by_the_tunnel_and_takes_nothing(run_once: RunOnce, ipv6: bool) -> None:
-    run = run_once("partial", ipv6=ipv6, seconds=12)
+    run = run_once("partial", ipv6=ipv6, seconds=10)
     assert run.report.ok, run.report.shortfall
     into, out = run.payments("X", "L"), run.arrivals("Y", "L")
     assert into
