@@ -35,9 +35,9 @@ def doctor(state_directory: Path, as_json: bool) -> None:
     from rich.console import Console
 
     from cli.doctor_report import report_of, show
-    from dataplane.conflicts import find_conflicts
-    from dataplane.engine_choice import choose
-    from dataplane.features import probe
+    from dataplane.diagnosis.conflicts import find_conflicts
+    from dataplane.diagnosis.engine_choice import choose
+    from dataplane.diagnosis.features import probe
 
     features = probe()
     conflicts = find_conflicts(dict.fromkeys((state_directory, GATEWAY_STATE_DIRECTORY)))

@@ -11,9 +11,9 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
-from dataplane.conflicts import Conflict, Together
-from dataplane.engine_choice import EngineChoice, Outlook
-from dataplane.features import Feature, State
+from dataplane.diagnosis.conflicts import Conflict, Together
+from dataplane.diagnosis.engine_choice import EngineChoice, Outlook
+from dataplane.diagnosis.features import Feature, State
 from dataplane.host_engine import EngineName
 
 

@@ -19,10 +19,10 @@ from unprivileged import as_nobody
 from cli.doctor import doctor
 from cli.doctor_report import Report, report_of, show
 from cli.exit_codes import ExitCode
-from dataplane import bpf_probe
-from dataplane.conflicts import Conflict, ConflictKind, Together
-from dataplane.engine_choice import choose
-from dataplane.features import Feature, FeatureName, State, cgroup_v2_mount
+from dataplane.diagnosis import bpf_probe
+from dataplane.diagnosis.conflicts import Conflict, ConflictKind, Together
+from dataplane.diagnosis.engine_choice import choose
+from dataplane.diagnosis.features import Feature, FeatureName, State, cgroup_v2_mount
 from dataplane.host_engine import EngineName
 
 DOCUMENT = Path(__file__).parent.parent.parent / "docs" / "spec" / "doctor.md"
@@ -75,9 +75,9 @@ def test_without_conflicts_it_says_so(capsys: pytest.CaptureFixture[str]) -> Non
 
 
 def test_the_exit_code_says_whether_the_agent_can_work_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dataplane.conflicts.find_conflicts", lambda directories: (CONFLICT,))
+    monkeypatch.setattr("dataplane.diagnosis.conflicts.find_conflicts", lambda directories: (CONFLICT,))
     for state, code in ((State.WORKS, ExitCode.OK), (State.MISSING, ExitCode.ENVIRONMENT)):
-        monkeypatch.setattr("dataplane.features.probe", lambda state=state: machine(state))
+        monkeypatch.setattr("dataplane.diagnosis.features.probe", lambda state=state: machine(state))
         done = CliRunner().invoke(doctor, [])
         assert done.exit_code == code
     assert done.stderr.splitlines() == ["hostagent: no engine of the data plane works on this machine"]

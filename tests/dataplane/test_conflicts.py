@@ -12,12 +12,9 @@ import msgspec
 import pytest
 from netns import Namespace
 
-from dataplane.conflicts import MARK_BITS, Conflict, ConflictKind, Together, judge
 from dataplane.desired import Chain, DesiredState, QueueRule
-from dataplane.port import ACCEPT_BIT
-from dataplane.record import RECORD_NAME
-from dataplane.rules import apply, restore
-from dataplane.surroundings import (
+from dataplane.diagnosis.conflicts import MARK_BITS, Conflict, ConflictKind, Together, judge
+from dataplane.diagnosis.surroundings import (
     BoundQueue,
     CgroupProgram,
     Filter,
@@ -34,11 +31,14 @@ from dataplane.surroundings import (
     Unseen,
     survey,
 )
+from dataplane.port import ACCEPT_BIT
+from dataplane.record import RECORD_NAME
+from dataplane.rules import apply, restore
 
 HERE = Path("/var/lib/hostagent")
 FIND = """
 import sys, msgspec, pathlib
-from dataplane.conflicts import find_conflicts
+from dataplane.diagnosis.conflicts import find_conflicts
 sys.stdout.buffer.write(msgspec.json.encode(find_conflicts([pathlib.Path(each) for each in sys.argv[1:]])))
 """
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from billpay.errors import EnvironmentFault
-from dataplane.engine_choice import BEST_FIRST, WANTED_ENGINES, choose
-from dataplane.features import Feature, FeatureName, State
+from dataplane.diagnosis.engine_choice import BEST_FIRST, WANTED_ENGINES, choose
+from dataplane.diagnosis.features import Feature, FeatureName, State
 from dataplane.host_engine import Ability, EngineName
 
 

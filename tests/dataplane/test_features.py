@@ -11,13 +11,14 @@ import pytest
 from netns import Namespace
 from unprivileged import as_nobody
 
-from dataplane import features, scratch_probe
-from dataplane.features import EBPF_DIRECTORY, TRIED, Feature, FeatureName, State, by_name, privileges, probe
-from dataplane.kernel_modules import Modules
-from dataplane.scratch_probe import Scratch
+from dataplane.diagnosis import features, scratch_probe
+from dataplane.diagnosis.features import EBPF_DIRECTORY, TRIED, Feature, FeatureName, State, by_name, privileges, probe
+from dataplane.diagnosis.kernel_modules import Modules
+from dataplane.diagnosis.scratch_probe import Scratch
 
 PRINT_PROBE = (
-    "import sys, msgspec; from dataplane.features import probe; sys.stdout.buffer.write(msgspec.json.encode(probe()))"
+    "import sys, msgspec; from dataplane.diagnosis.features import probe;"
+    " sys.stdout.buffer.write(msgspec.json.encode(probe()))"
 )
 NOTHING_KNOWN = Modules(loaded=frozenset(), builtin=frozenset(), on_disk=frozenset())
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from dataplane.kernel_modules import Module, read_modules
+from dataplane.diagnosis.kernel_modules import Module, read_modules
 
 
 @pytest.fixture

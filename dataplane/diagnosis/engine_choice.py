@@ -12,7 +12,7 @@ from typing import Final, Literal, NamedTuple, get_args
 import msgspec
 
 from billpay.errors import EnvironmentFault
-from dataplane.features import Feature, FeatureName, by_name
+from dataplane.diagnosis.features import Feature, FeatureName, by_name
 from dataplane.host_engine import Ability, EngineName, Limit
 
 WantedEngine = Literal["auto", "ebpf", "nfqueue", "sockets"]

@@ -1,6 +1,6 @@
 """What else is at work in this network namespace: interfaces, qdiscs, rules, queues, programs. Reads only.
 
-Decides: what is looked at. Refuses to know: whether any of it is in our way (`dataplane.conflicts`).
+Decides: what is looked at. Refuses to know: whether any of it is in our way (`dataplane.diagnosis.conflicts`).
 Source: `ip -json`, `tc -json`, `nft -j`, iptables-save(8); proc(5) for net/netfilter/nfnetlink_queue and locks;
 bpf(2) for programs at tcx and control groups.
 
@@ -22,11 +22,12 @@ from typing import Any, Final, NamedTuple, TypeVar
 import msgspec
 
 from billpay.errors import EnvironmentFault
-from dataplane import bpf_probe, kernel_tools
+from dataplane import kernel_tools
 from dataplane.desired import Family
+from dataplane.diagnosis import bpf_probe
+from dataplane.diagnosis.features import cgroup_v2_mount
+from dataplane.diagnosis.kernel_modules import Module, Modules, read_modules
 from dataplane.engines import TRAFFIC_CONTROL_RECORD
-from dataplane.features import cgroup_v2_mount
-from dataplane.kernel_modules import Module, Modules, read_modules
 from dataplane.nfqueue_engine import RECORD_NAME as SHAPING_RECORD_NAME
 from dataplane.record import RECORD_NAME, Record
 

@@ -4,7 +4,7 @@ Decides: what is tried where, and what a result means for the one who asked. Ref
 Source: capabilities(7), proc(5), bpf(2), user_namespaces(7), network_namespaces(7).
 
 Kernel versions say little (distributions add and leave out), so nothing here looks at one. What would change this
-machine is tried in a network namespace that nobody else has, by a child process (`dataplane.scratch_probe`): it ends
+machine is tried in a network namespace that nobody else has, by a child process (`scratch_probe`): it ends
 with the child. Without the privilege for that, a user namespace shows what the kernel has, though not what we may use.
 """
 
@@ -26,7 +26,7 @@ import msgspec
 PROBE_TIMEOUT_S: Final = 2.5
 """Trying takes some 0.3 s; a program that hangs must not keep a user waiting."""
 
-EBPF_DIRECTORY: Final = Path(__file__).parent / "ebpf"
+EBPF_DIRECTORY: Final = Path(__file__).parent.parent / "ebpf"
 _BTF: Final = Path("/sys/kernel/btf/vmlinux")
 _STRUCT_OPS_TYPE: Final = b"\0bpf_struct_ops_tcp_congestion_ops\0"
 _BTF_BYTES_MAX: Final = 64 << 20
@@ -292,7 +292,7 @@ def _text(path: Path) -> str:
 
 
 def _try_in_child() -> dict[FeatureName, Feature]:
-    """What `dataplane.scratch_probe` answers; a child that dies or hangs has tried nothing."""
+    """What `dataplane.diagnosis.scratch_probe` answers; a child that dies or hangs has tried nothing."""
     answered: list[Feature] = []
     why = ""
     try:
@@ -319,9 +319,14 @@ def _try_in_child() -> dict[FeatureName, Feature]:
 
 def _start_child() -> subprocess.Popen[bytes]:
     """In a session of its own, so that what it started ends with it."""
-    arguments = [sys.executable, "-P", "-m", "dataplane.scratch_probe"]  # -P: nothing from the directory we are in
+    arguments = [
+        sys.executable,
+        "-P",
+        "-m",
+        "dataplane.diagnosis.scratch_probe",
+    ]  # -P: nothing from the directory we are in
     # Our own place on the search path: this also works in a checkout that is not installed.
-    paths = [str(Path(__file__).parent.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+    paths = [str(Path(__file__).parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths), "XTABLES_LOCKFILE": "/dev/null"}
     return subprocess.Popen(
         arguments,

@@ -3,9 +3,9 @@
 Decides: how each thing is tried. Refuses to know: what it is for.
 Source: unshare(2), user_namespaces(7), sock_diag(7); bpf(2); tc(8), ip-link(8), iptables-restore(8).
 
-Started by `dataplane.features`. Two things are tried outside of the new namespace, since they are not part of it: a
+Started by `features`. Two things are tried outside of the new namespace, since they are not part of it: a
 program that lets everything pass is attached to the control group's root for a few microseconds, and an empty request
-goes to sock_diag. What would load a module is not tried (`dataplane.kernel_modules`).
+goes to sock_diag. What would load a module is not tried (`kernel_modules`).
 """
 
 from __future__ import annotations
@@ -26,10 +26,11 @@ from typing import Final
 import msgspec
 
 from billpay.errors import EnvironmentFault
-from dataplane import bpf_probe, kernel_tools
+from dataplane import kernel_tools
 from dataplane.desired import Family
-from dataplane.features import Feature, FeatureName, State, cgroup_v2_mount
-from dataplane.kernel_modules import Module, Modules, read_modules
+from dataplane.diagnosis import bpf_probe
+from dataplane.diagnosis.features import Feature, FeatureName, State, cgroup_v2_mount
+from dataplane.diagnosis.kernel_modules import Module, Modules, read_modules
 
 _CLONE_NEWUSER: Final = 0x1000_0000
 _CLONE_NEWNET: Final = 0x4000_0000

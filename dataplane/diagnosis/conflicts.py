@@ -1,7 +1,7 @@
 """Which other tools on this host touch what the agent touches, and whether that works together. Pure.
 
 Decides: what a foreign interface, qdisc, rule, queue or mark means for us, in words for a person. Refuses to know: how
-it was found (`dataplane.surroundings`). Source: ARCHITECTURE (safety: what others have stays theirs); iptables(8) for
+it was found (`surroundings`). Source: ARCHITECTURE (safety: what others have stays theirs); iptables(8) for
 the order of tables; wg-quick(8), the marks of Tailscale and Calico as their documentation gives them.
 """
 
@@ -16,9 +16,9 @@ from typing import Any, Final
 
 import msgspec
 
+from dataplane.diagnosis.surroundings import Qdisc, Surroundings, survey
 from dataplane.port import ACCEPT_BIT, OAD_MARK_MASK
 from dataplane.shaping.shaper import IN_QUEUE, OUT_QUEUE
-from dataplane.surroundings import Qdisc, Surroundings, survey
 
 OWN_CHAIN: Final = re.compile(r"(billpay-ho|billpay-gw|host-shape)-[QC](PRE|OUT)\Z")
 """Chains of an agent, a gateway, or the agent's packet-queue engine; `dataplane.rules` names them so."""
