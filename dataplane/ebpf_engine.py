@@ -42,6 +42,9 @@ CLASS_IDLE_NS: Final = 3 * 10**9
 """Whoever has been silent for so long has no part by weight, until it is seen again: what is not promised to anyone is
 shared by whoever borrows, and borrowers do not keep to weights as exactly."""
 
+TAG_MAX: Final = 0xFFFF
+"""A bridge's port is noted in 16 bits of the packet; one with a greater index is named by its bridge."""
+
 SWEEP_EVERY_S: Final = 10
 FLOW_IDLE_NS: Final = 120 * 10**9
 CROWDED_IDLE_NS: Final = 10 * 10**9
@@ -115,6 +118,7 @@ class EbpfEngine:
         self._ring: RingBuffer | None = None
         self._group_links: list[Link] = []
         self._attached: dict[str, _Attached] = {}
+        self._ports: dict[int, Link] = {}  # of bridges, by their index
         self._shapes: dict[str, LinkShape] = {}
         self._settings = Settings()
         self._inodes: dict[str, int | None] = {}
@@ -186,6 +190,9 @@ class EbpfEngine:
         self._group_links.clear()
         for name in list(self._attached):
             self._detach(name)
+        for port in self._ports.values():
+            port.close()
+        self._ports.clear()
         self._control.restore()
         rules.restore(self._ecn_record_path)
         if self._price is not None:
@@ -213,6 +220,7 @@ class EbpfEngine:
         for name in set(self._attached) - {link.interface for link in plan.links}:
             self._detach(name)
         self._reattach()
+        self._tag_bridge_ports()
         self._control.drop_unused()
         self._object_or_fail().run_iterator("look_at_sockets")
         self.limits = tuple(limits)
@@ -323,6 +331,7 @@ class EbpfEngine:
             self._ring.consume()
         if any(_inode_of(path) != inode for path, inode in self._inodes.items()):
             self._write_rules()  # a program was installed, replaced or removed
+        self._tag_bridge_ports()
         idle = self._idle_classes()
         if idle != self._idle or self._has_moved() or self._seconds % SWEEP_EVERY_S == 0:  # or its MTU has changed
             self._idle = idle
@@ -413,6 +422,18 @@ class EbpfEngine:
 
     async def answer(self, number: int, *, allow: bool) -> None:
         """Nobody was asked."""
+
+    def _tag_bridge_ports(self) -> None:
+        """Behind a bridge a packet has come in by "the bridge": its port is noted before, and names who sent it."""
+        interfaces = self._interfaces.read().values()
+        bridges = {each.interface_index for each in interfaces if each.kind == "bridge"}
+        ports = {each.interface_index: each.name for each in interfaces if each.master_index in bridges}
+        for index in set(self._ports) - set(ports):
+            self._ports.pop(index).close()
+        for index in set(ports) - set(self._ports):
+            if index <= TAG_MAX:
+                program = self._object_or_fail().program("on_bridge_port")
+                self._ports[index] = program.attach(index, AttachType.TCX_INGRESS, where=ports[index])
 
     def _index_of(self, name: str) -> int | None:
         found = self._interfaces.read().get(name)

@@ -172,6 +172,40 @@ def test_forwarded_traffic_is_named_by_where_it_came_in(hosts: TwoHosts, tmp_pat
     assert forwarded[0].received.bytes > DOWNLOAD_BYTES
 
 
+def test_behind_a_bridge_each_port_is_named(hosts: TwoHosts, tmp_path: Path) -> None:
+    with Namespace() as one, Namespace() as other:
+        hosts.left.run("ip", "link", "add", "bridge", "type", "bridge")
+        hosts.left.run("ip", "addr", "add", "10.9.78.1/24", "dev", "bridge")
+        hosts.left.run("ip", "link", "set", "bridge", "up")
+        for number, (name, container) in enumerate((("port-one", one), ("port-other", other)), start=2):
+            connect(hosts.left, name, container, "eth0")
+            hosts.left.run("ip", "link", "set", name, "master", "bridge")
+            container.run("ip", "addr", "add", f"10.9.78.{number}/24", "dev", "eth0")
+            container.run("ip", "route", "add", "default", "via", "10.9.78.1")
+        hosts.left.run("sysctl", "-qw", "net.ipv4.ip_forward=1")
+        hosts.right.run("ip", "route", "add", "10.9.78.0/24", "via", HOSTS[4].left)
+        served = hosts.serve_files({"short": DOWNLOAD_BYTES}, tmp_path)
+
+        async def work(engine: EbpfEngine) -> None:
+            url = f"http://{HOSTS[4].right}:8000/short"
+            for container in (one, other, other):
+                await ended(container.popen("curl", "-sfo", "/dev/null", url))
+
+        try:
+            reading = observed(hosts, tmp_path, work)
+        finally:
+            stop(served)
+            hosts.left.run("ip", "link", "del", "bridge")
+    received = {
+        meter.program.interface: meter.received.bytes
+        for meter in reading.programs
+        if meter.program.kind is Kind.FORWARDED
+    }
+    assert set(received) == {"port-one", "port-other"}
+    assert DOWNLOAD_BYTES < received["port-one"] < 1.2 * DOWNLOAD_BYTES
+    assert 2 * DOWNLOAD_BYTES < received["port-other"] < 2.4 * DOWNLOAD_BYTES
+
+
 def test_a_full_flow_table_loses_no_counts(hosts: TwoHosts, tmp_path: Path) -> None:
     datagrams, flows_max = 3000, 256
 

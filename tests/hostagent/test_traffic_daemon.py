@@ -318,19 +318,27 @@ def test_a_task_has_a_class_of_its_own(hosts: TwoHosts, tmp_path: Path) -> None:
         stop(served)
 
 
-def test_without_privilege_it_counts_what_it_can_and_says_why(hosts: TwoHosts, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("capabilities", "engine", "rejected"),
+    [((), "sockets", ["not ebpf", "not nfqueue"]), (("net_admin", "net_raw"), "nfqueue", ["not ebpf"])],
+)
+def test_with_less_privilege_it_does_what_it_can_and_says_why(
+    hosts: TwoHosts, tmp_path: Path, capabilities: tuple[str, ...], engine: str, rejected: list[str]
+) -> None:
     before = kernel_state(hosts)
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)
         os.chown(directory, int(NOBODY), int(NOBODY))
-        agent = Agent(hosts, directory, text=ASKING, as_user=as_nobody)
+        agent = Agent(
+            hosts, directory, text=ASKING, as_user=lambda *words: as_nobody(*words, capabilities=capabilities)
+        )
         try:
             agent.wait()
             (status,) = agent.ask("status")
-            assert status["engine"] == "sockets"
-            assert "not ebpf" in str(status["engine_reason"])
-            assert "not nfqueue" in str(status["engine_reason"])
-            assert "shape egress" in str(status["limits"])
+            assert status["engine"] == engine
+            for words in rejected:
+                assert words in str(status["engine_reason"])
+            assert "pace TCP" in str(status["limits"])
         finally:
             agent.end()
         assert agent.process.returncode == 0
