@@ -43,3 +43,17 @@ def test_module_is_documented_finished_and_of_readable_size(path: Path) -> None:
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             lines = (node.end_lineno or node.lineno) - node.lineno + 1
             assert lines <= MAX_FUNCTION_LINES, f"{path.name}:{node.lineno} {node.name} has {lines} lines"
+
+
+def test_a_clock_that_is_set_cannot_change_what_the_data_plane_does() -> None:
+    """Rates, holds and time-outs are on the monotonic clock; only grants have a date, which the reader hands on."""
+    wall_clock = re.compile(r"\btime\.time(_ns)?\b|\bdatetime\b|CLOCK_REALTIME|ktime_get_(real|tai)")
+    sources = [
+        *(ROOT / "dataplane").rglob("*.py"),
+        *(ROOT / "dataplane").rglob("*.bpf.c"),
+        ROOT / "hostagent/traffic.py",
+    ]
+    found = {str(path.relative_to(ROOT)) for path in sources if wall_clock.search(path.read_text(encoding="utf-8"))}
+    assert found == {"dataplane/reader.py"}
+    shapers = [path for path in (ROOT / "dataplane" / "shaping").glob("*.py") if "unix_s" in path.read_text("utf-8")]
+    assert [path.name for path in shapers] == ["shaper.py"]  # it passes the date on to the paying core, and no more
