@@ -155,6 +155,13 @@ class TwoHosts:
             assert time.monotonic() < until_s, f"nobody listens on port {port}"
             time.sleep(0.01)
 
+    def wait_for_interface(self, host: Namespace, name: str) -> None:
+        """Until it is up."""
+        until_s = time.monotonic() + 10
+        while f" {name}" not in host.run("ip", "-o", "-4", "addr", "show", "up"):
+            assert time.monotonic() < until_s, f"there is no interface {name}"
+            time.sleep(0.01)
+
     def serve_files(self, sizes: dict[str, int], directory: Path) -> subprocess.Popen[bytes]:
         """On the right host's port 8000, by HTTP."""
         folder = directory / "served"

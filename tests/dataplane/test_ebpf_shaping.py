@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 import subprocess
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -279,3 +280,54 @@ def test_a_class_chooses_its_sockets_congestion_control_and_gives_it_back(hosts:
     assert "cubic" in seen[0]
     assert seen[1:] == ["reno", "price", seen[0]]
     assert hosts.left.run(*sysctl) == before
+
+
+TUN = """
+import fcntl, os, struct, sys, time
+tun = os.open("/dev/net/tun", os.O_RDWR)
+fcntl.ioctl(tun, 0x400454CA, struct.pack("16sH22x", b"tun", 0x1001))  # TUNSETIFF: IFF_TUN, IFF_NO_PI
+os.system("ip addr add 10.9.3.1/24 dev tun && ip link set tun up")
+sys.stdin.readline()
+udp = struct.pack("!HHHH", 9, 7000, 1208, 0) + bytes(1200)
+ip = struct.pack("!BBHHHBBH4B4B", 0x45, 0, 1228, 0, 0, 64, 17, 0, 10, 9, 3, 2, 10, 9, 3, 1)
+total = sum(struct.unpack("!10H", ip))
+for _ in range(2): total = (total & 0xFFFF) + (total >> 16)
+packet = ip[:10] + struct.pack("!H", 0xFFFF - total) + ip[12:] + udp
+begin = time.monotonic(); sent = 0
+while time.monotonic() - begin < 3:
+    while sent < (time.monotonic() - begin) * 2500: os.write(tun, packet); sent += 1
+    time.sleep(0.002)
+"""
+
+
+def test_arrivals_on_a_link_without_an_ethernet_header_are_capped(hosts: TwoHosts, tmp_path: Path) -> None:
+    """24.6 Mbit/s arrive on a tun."""
+    classes = (*NO_SHAPING.classes, TrafficClass(name="a", cap_bit_s=CAP))
+    rules = (Rule(match=Match(ports=(7000, 7000)), traffic_class=2),)
+    plan = ShapingPlan(classes=classes, rules=rules, links=(ShapedLink(interface="tun"),))
+    tunnel = hosts.left.popen("python3", "-c", TUN, stdin=subprocess.PIPE)
+    hosts.wait_for_interface(hosts.left, "tun")
+
+    async def scenario() -> list[tuple[float, int]]:
+        loop, got = asyncio.get_running_loop(), []
+        receiver = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        receiver.setblocking(False)
+        receiver.bind(("10.9.3.1", 7000))
+        async with engine_with(plan, tmp_path):
+            assert tunnel.stdin is not None
+            tunnel.stdin.write(b"\n")
+            tunnel.stdin.close()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(2.5):
+                    while True:
+                        got.append((loop.time(), 28 + len(await loop.sock_recv(receiver, 2048))))
+        receiver.close()
+        return got
+
+    try:
+        got = hosts.left.call(lambda: asyncio.run(scenario()))
+    finally:
+        stop(tunnel)
+    begin_s = got[0][0]
+    rate_bit_s = sum(size for time_s, size in got if 0.5 <= time_s - begin_s < 2) * 8 / 1.5
+    assert 0.95 * CAP <= rate_bit_s <= 1.05 * CAP
