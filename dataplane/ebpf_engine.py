@@ -10,6 +10,7 @@ Source: ARCHITECTURE (data plane); host.h.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import sys
 from collections.abc import Callable
@@ -163,7 +164,7 @@ class EbpfEngine:
         asyncio.get_running_loop().add_reader(self._ring.descriptor, self._ring.consume)
 
     def _attach_to_sockets(self) -> None:
-        """At the root of all control groups: every socket of this machine, in containers too."""
+        """At the root of all control groups; the programs look at sockets of our own network namespace only."""
         assert self._object is not None
         mount = v2_mount()
         if mount is None:
@@ -178,29 +179,29 @@ class EbpfEngine:
             os.close(descriptor)
 
     async def close(self) -> None:
-        if self._object is None:
+        """Whatever of it fails, the rest is put back all the same."""
+        loaded, self._object = self._object, None
+        if loaded is None:
             return
-        if self._ring is not None:
-            asyncio.get_running_loop().remove_reader(self._ring.descriptor)
-            self._ring.close()
-            self._ring = None
-        put_sockets_back(self._object)
-        for link in self._group_links:
-            link.close()
+        with contextlib.ExitStack() as last_first:
+            last_first.callback(loaded.close)
+            last_first.callback(self._forwarding.close)
+            if self._price is not None:
+                last_first.callback(self._price.close)
+                self._price = None
+            last_first.callback(rules.restore, self._ecn_record_path)
+            last_first.callback(self._control.restore)
+            for link in (*self._group_links, *self._ports.values()):
+                last_first.callback(link.close)
+            for name in list(self._attached):
+                last_first.callback(self._detach, name)
+            last_first.callback(put_sockets_back, loaded)
+            if self._ring is not None:
+                last_first.callback(self._ring.close)
+                asyncio.get_running_loop().remove_reader(self._ring.descriptor)
+                self._ring = None
         self._group_links.clear()
-        for name in list(self._attached):
-            self._detach(name)
-        for port in self._ports.values():
-            port.close()
         self._ports.clear()
-        self._control.restore()
-        rules.restore(self._ecn_record_path)
-        if self._price is not None:
-            self._price.close()
-            self._price = None
-        self._forwarding.close()
-        self._object.close()
-        self._object = None
 
     # -- the plan ----------------------------------------------------------------------------------------------------
 
