@@ -29,7 +29,7 @@ def user_oads(run: Run, node: str, peer: str) -> set[tuple[int, int, int]]:
 
 @pytest.mark.row("BP-22", "BP-23", "BP-24", "BP-25", "BP-28")
 def test_a_host_asks_for_the_alternative_that_was_described_to_it(run_once: RunOnce) -> None:
-    run = run_once("discovery", seconds=11)
+    run = run_once("discovery", seconds=10)
     assert run.report.ok, run.report.shortfall
     assert (X, 0, 2) in user_oads(run, "A", "X")
     taken = {item.slots[0] for item in run.payments("Z", "B") if item.slots}
@@ -38,7 +38,7 @@ def test_a_host_asks_for_the_alternative_that_was_described_to_it(run_once: RunO
 
 @pytest.mark.row("BP-22", "BP-23", "BP-25", "BP-27", "BP-28")
 def test_a_host_without_knowledge_marks_the_first_undesirable(run_once: RunOnce) -> None:
-    run = run_once("discovery-unknown", seconds=11)
+    run = run_once("discovery-unknown", seconds=10)
     assert run.report.ok, run.report.shortfall
     asked = user_oads(run, "A", "W")
     assert (X, 1 << 0, 0) in asked  # any other than alternative 1
@@ -49,7 +49,7 @@ def test_a_host_without_knowledge_marks_the_first_undesirable(run_once: RunOnce)
 @pytest.mark.row("BP-51")
 @pytest.mark.parametrize("ipv6", [False, True], ids=["ipv4", "ipv6"])
 def test_a_legacy_isp_is_crossed_by_the_tunnel_and_takes_nothing(run_once: RunOnce, ipv6: bool) -> None:
-    run = run_once("partial", ipv6=ipv6, seconds=10)
+    run = run_once("partial", ipv6=ipv6, seconds=9)
     assert run.report.ok, run.report.shortfall
     into, out = run.payments("X", "L"), run.arrivals("Y", "L")
     assert into
