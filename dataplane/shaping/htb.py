@@ -6,7 +6,7 @@ Source: tc-htb(8), tc-stab(8); net/sched/sch_htb.c for what wins: a class below 
 among equals the lower priority number, among those the quantum.
 
 A class that limits each flow is an inner node with FLOW_LEAVES leaves, one for each flow slot.
-Where the link's rate is known, what the minimums leave is shared out: a twentieth is the control class's first call (it
+Where the link's rate is known, what the minimums leave is shared out: a fiftieth is the control class's first call (it
 goes first in it, and what it does not use is borrowed by the others), the rest is divided by weight. Where it is not
 known there is nothing to share out: beyond its minimum, every class borrows.
 """
@@ -32,10 +32,13 @@ UNKNOWN_LINK_BIT_S: Final = 100_000_000_000
 TINY_BIT_S: Final = 800
 """HTB wants a rate for every class; 64 of these fit into the slowest link that a plan can name."""
 
-CONTROL_PART: Final = 20
+CONTROL_PART: Final = 50
 """Control traffic is little. What it is promised and does not use is borrowed, and borrowers are told apart by their
 quantums only, which a TCP with two packets in its queue does not use up: the less is borrowed, the better weights hold.
 """
+
+CONTROL_LEAST_BIT_S: Final = 64_000
+"""But half of the slowest link at most."""
 
 ETHERNET_HEADER_BYTES: Final = 14
 _LINK_HEADERS_BYTES: Final = 22  # with two VLAN tags
@@ -160,7 +163,7 @@ def share(
     rates = [TINY_BIT_S + each for each in wanted]
     if is_known:
         rest = link_bit_s - sum(rates)
-        first = min(rest // CONTROL_PART, ceils[CONTROL] - rates[CONTROL])
+        first = min(max(rest // CONTROL_PART, min(CONTROL_LEAST_BIT_S, rest // 2)), ceils[CONTROL] - rates[CONTROL])
         rates[CONTROL] += first
         others = [index for index in range(len(classes)) if index != CONTROL]
         others = [index for index in others if index not in idle] or others

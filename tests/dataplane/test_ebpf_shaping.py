@@ -159,7 +159,7 @@ def test_weights_share_the_link_and_swap(hosts: TwoHosts, tmp_path: Path, conges
     async def scenario() -> None:
         async with engine_with(plan(1, 3), tmp_path) as engine:
             clients = [
-                client(hosts, place, family, "-C", congestion_control, seconds=7) for place, family in ((0, 4), (1, 6))
+                client(hosts, place, family, "-C", congestion_control, seconds=9) for place, family in ((0, 4), (1, 6))
             ]
             await asyncio.sleep(1.5)
             times.append(time.time_ns())
@@ -168,7 +168,7 @@ def test_weights_share_the_link_and_swap(hosts: TwoHosts, tmp_path: Path, conges
             await engine.apply(plan(3, 1))
             await asyncio.sleep(2)
             times.append(time.time_ns())
-            await asyncio.sleep(1)
+            await asyncio.sleep(2)
             times.append(time.time_ns())
             for process in clients:
                 stop(process)
