@@ -124,10 +124,12 @@ def test_a_cap_holds_for_packets_that_are_segmented_later(record: Path, family: 
             lambda: socket.create_server(("::", PORT), family=socket.AF_INET6, dualstack_ipv6=True)
         )
         listener.settimeout(5)
-        end_s = time.monotonic() + 1.25
+        end_s = time.monotonic() + 2.5  # what is judged is over well before it ends
 
         def send() -> None:
             with open_sender(family, socket.SOCK_STREAM, leaf_minor(2)) as sender:
+                # One that fills its queue: how bbr gets to its rate is not what is asked here.
+                sender.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, b"cubic")
                 sender.connect((HOSTS[family].right, PORT))
                 while time.monotonic() < end_s:
                     sender.send(bytes(1 << 16))
@@ -148,7 +150,7 @@ def test_a_cap_holds_for_packets_that_are_segmented_later(record: Path, family: 
             hosts.left.call(send)
         thread.join()
         listener.close()
-        rates = arrivals.rates_bit_s(TCP, PORT)
+        rates = arrivals.rates_bit_s(TCP, PORT)[:6]
         assert max(rates) <= 1.02 * CAP
         assert min(rates) >= 0.97 * CAP
         hosts.left.call(control.restore)
