@@ -42,9 +42,9 @@ from dataplane.reader import run_reader
 from gateway import commands as gateway_commands
 from gateway.datapath import GatewayCore
 from gateway.plan import AlternativePlan, GatewayPlan, LinkPlan, Peer, RoutePlan
-from hostagent import commands as host_commands
-from hostagent.datapath import HostCore
-from hostagent.plan import INPUT_QUEUE, OUTPUT_QUEUE, HostPlan, UplinkPlan
+from hostagent.payments import commands as host_commands
+from hostagent.payments.datapath import HostCore
+from hostagent.payments.plan import INPUT_QUEUE, OUTPUT_QUEUE, HostPlan, UplinkPlan
 
 ROUNDS: Final = 3
 SECONDS: Final = 2.5

@@ -31,7 +31,7 @@ from dataplane.shaping.plan import (
     Weight,
 )
 from hostagent.api import SOCKET_NAME
-from hostagent.plan import INPUT_QUEUE, OUTPUT_QUEUE, HostPlan, UplinkPlan
+from hostagent.payments.plan import INPUT_QUEUE, OUTPUT_QUEUE, HostPlan, UplinkPlan
 
 OWNER = "billpay-ho"
 FAMILIES: tuple[Family, Family] = (4, 6)

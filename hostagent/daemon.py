@@ -1,7 +1,7 @@
 """The agent's main process: one server for people and programs, and up to two parts behind it.
 
 Decides: which parts there are. `hostagent.traffic` counts and shapes everybody's traffic on the configured links;
-`hostagent.paying` pays for packets on the uplinks to gateways. Each works without the other.
+`hostagent.payments.paying` pays for packets on the uplinks to gateways. Each works without the other.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from dataplane.links import read_link
 from dataplane.service import serve
 from hostagent import api
 from hostagent.configuration import Configuration, load, shaping_plan
-from hostagent.paying import Paying
+from hostagent.payments.paying import Paying
 from hostagent.server import LocalServer
 from hostagent.traffic import Traffic
 from hostagent.views import snapshot_of

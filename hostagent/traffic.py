@@ -22,7 +22,7 @@ from dataplane.host_engine import EngineName, HostEngine
 from dataplane.metering import FlowKey, FlowMeter, Kind, LinkMeter, Program, Reading, Tally
 from dataplane.shaping.plan import ShapingPlan
 from hostagent import api
-from hostagent.flows import Meter
+from hostagent.payments.flows import Meter
 
 LOG = logging.getLogger("hostagent")
 SECOND_S = 1.0

@@ -11,11 +11,11 @@ from billpay.settlement import Standing
 from dataplane.supervisor import Health
 from hostagent import api
 from hostagent.configuration import Configuration
-from hostagent.flowbook import FlowBook, flow_text
-from hostagent.flows import Flow
-from hostagent.granting import Granting
+from hostagent.payments.flowbook import FlowBook, flow_text
+from hostagent.payments.flows import Flow
+from hostagent.payments.granting import Granting
+from hostagent.payments.uplinks import Uplink, Uplinks
 from hostagent.traffic import TrafficView
-from hostagent.uplinks import Uplink, Uplinks
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

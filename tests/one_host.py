@@ -12,7 +12,7 @@ from billpay.messages import Echo, FlowSelector, GrantKind
 from billpay.packet import flow_key
 from dataplane.counters import CounterFile
 from dataplane.fake import FakeDataPlane
-from hostagent.commands import (
+from hostagent.payments.commands import (
     Answer,
     AskFlows,
     Command,
@@ -26,9 +26,9 @@ from hostagent.commands import (
     SetUplink,
     Tick,
 )
-from hostagent.datapath import HostCore
-from hostagent.flowtable import selector_of
-from hostagent.plan import INPUT_QUEUE, OUTPUT_QUEUE, HostPlan, UplinkPlan
+from hostagent.payments.datapath import HostCore
+from hostagent.payments.flowtable import selector_of
+from hostagent.payments.plan import INPUT_QUEUE, OUTPUT_QUEUE, HostPlan, UplinkPlan
 
 INTERFACES = {"X": 3, "Z": 4}
 SPEND_ID, RETURN_ID = "5" * 32, "e" * 32

@@ -10,7 +10,7 @@
 #define PROGRAMS_MAX 4096
 #define FLOWS_MAX 131072
 #define CLASSES_MAX 64
-#define RULES_MAX 64
+#define RULES_MAX 256
 #define FLOW_LEAVES 16
 
 #define CLASS_CONTROL 0

@@ -21,7 +21,7 @@ from dataplane.shaping.plan import Match, Protocol, Rule, ShapingPlan, TrafficCl
 
 PROGRAMS_MAX: Final = 4096
 FLOWS_MAX: Final = 131_072
-RULES_MAX: Final = 64
+RULES_MAX: Final = 256
 FILE_NAME_BYTES: Final = 32
 GROUP_NAME_BYTES: Final = 96
 GROUPS_KEPT: Final = 3

@@ -19,7 +19,7 @@ DEFAULT: Final = 1
 """Index of the class of whatever no rule names."""
 
 CLASSES_MAX: Final = 64
-RULES_MAX: Final = 64
+RULES_MAX: Final = 256
 LINKS_MAX: Final = 16
 
 BitRate = Annotated[int, msgspec.Meta(ge=64_000, le=400_000_000_000)]

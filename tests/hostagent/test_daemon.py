@@ -140,7 +140,7 @@ def test_an_agent_that_does_not_run_is_one_line_and_code_6(tmp_path: Path) -> No
     assert "none.sock" in done.stderr
 
 
-@pytest.mark.parametrize("victim", ["main", "hostagent.reader", "dataplane.watchdog"])
+@pytest.mark.parametrize("victim", ["main", "hostagent.payments.reader", "dataplane.watchdog"])
 @pytest.mark.parametrize("signal_number", [signal.SIGKILL, signal.SIGSTOP])
 def test_traffic_goes_on_within_a_second_whatever_dies_or_hangs(
     fresh: SmallLab, victim: str, signal_number: signal.Signals

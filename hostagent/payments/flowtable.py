@@ -13,7 +13,7 @@ from itertools import islice
 from billpay.grants import GrantGate
 from billpay.messages import FlowSelector, Grant
 from billpay.packet import FlowKey
-from hostagent.commands import FlowReport, Oads, Observed
+from hostagent.payments.commands import FlowReport, Oads, Observed
 
 MAX_FLOWS = 8192
 IDLE_NS = 120_000_000_000

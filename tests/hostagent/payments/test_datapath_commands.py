@@ -17,15 +17,15 @@ from one_host import SPEND_ID, Host, flow_of, turned
 
 from billpay.messages import FlowSelector, GrantKind
 from dataplane.counters import CounterFile
-from hostagent.commands import (
+from hostagent.payments.commands import (
     Command,
     PayFlow,
     Refused,
     ReturnFlow,
     SetUplink,
 )
-from hostagent.datapath import MAX_EVENTS
-from hostagent.flowtable import MAX_FLOWS, REPORTS_AT_ONCE
+from hostagent.payments.datapath import MAX_EVENTS
+from hostagent.payments.flowtable import MAX_FLOWS, REPORTS_AT_ONCE
 
 
 def refusal_of(host: Host, command: Command) -> str:

@@ -15,11 +15,11 @@ from one_host import RETURN_ID, SPEND_ID, flow_of, report_of
 from billpay.errors import RemoteProtocolError
 from billpay.messages import FlowSelector, Grant, GrantKind, GrantUsage, Signed
 from billpay.signing import SigningKey, sign
-from hostagent.commands import FlowReport
-from hostagent.flowbook import FlowBook, reverse
-from hostagent.flows import IDLE_NS, Flow
-from hostagent.granting import MAX_AT_ONCE, PATIENCE_NS, RETRY_NS, Granting, is_own_control
-from hostagent.uplinks import Uplinks
+from hostagent.payments.commands import FlowReport
+from hostagent.payments.flowbook import FlowBook, reverse
+from hostagent.payments.flows import IDLE_NS, Flow
+from hostagent.payments.granting import MAX_AT_ONCE, PATIENCE_NS, RETRY_NS, Granting, is_own_control
+from hostagent.payments.uplinks import Uplinks
 from secretary.client import SecretaryClient, SecretaryUnavailable
 from secretary.messages import Budget, Granted, Unpaid
 

@@ -1,4 +1,4 @@
-"""`python -m hostagent.reader CONFIG`: the agent's packet loop, started by the daemon.
+"""`python -m hostagent.payments.reader CONFIG`: the agent's packet loop, started by the daemon.
 
 A driver: builds the core from the configuration and leaves the rest to `dataplane.reader`.
 """
@@ -13,8 +13,8 @@ from dataplane.nfqueue import QueueConfig
 from dataplane.port import PacketCore
 from dataplane.reader import serve
 from hostagent.configuration import load, plan_of
-from hostagent.datapath import HostCore
-from hostagent.plan import INPUT_QUEUE, OUTPUT_QUEUE
+from hostagent.payments.datapath import HostCore
+from hostagent.payments.plan import INPUT_QUEUE, OUTPUT_QUEUE
 
 QUEUE_LENGTH = 1024
 

@@ -13,10 +13,10 @@ from one_host import echo_of, flow_of, report_of
 
 from billpay.header import ISP_WRITTEN
 from billpay.messages import Echo, FlowSelector, GrantKind, OadAlternative, OadDescription, OadObservation
-from hostagent import flowbook
-from hostagent.commands import FlowReport, Oads, Observed
-from hostagent.flowbook import CUMULATIVE, FORGET_NS, FlowBook, flow_text, path_text, reverse
-from hostagent.flows import IDLE_NS, Flow
+from hostagent.payments import flowbook
+from hostagent.payments.commands import FlowReport, Oads, Observed
+from hostagent.payments.flowbook import CUMULATIVE, FORGET_NS, FlowBook, flow_text, path_text, reverse
+from hostagent.payments.flows import IDLE_NS, Flow
 from pricereactor.reactor import Decision, Observation, reactor_for
 
 S = 10**9

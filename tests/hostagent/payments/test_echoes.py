@@ -13,10 +13,10 @@ from one_host import echo_of, report_of
 
 from billpay.messages import Echo, FlowSelector, OadObservation, ProbeReply, Signed
 from billpay.signing import SigningKey, canonical_bytes, sign
-from hostagent.commands import FlowReport, Oads, Observed
-from hostagent.echoes import DATAGRAM_BYTES, MAX_AGE_MS, Disbelief, EchoPeer, EchoReader, EchoWriter
-from hostagent.flowbook import FlowBook
-from hostagent.flows import Flow
+from hostagent.payments.commands import FlowReport, Oads, Observed
+from hostagent.payments.echoes import DATAGRAM_BYTES, MAX_AGE_MS, Disbelief, EchoPeer, EchoReader, EchoWriter
+from hostagent.payments.flowbook import FlowBook
+from hostagent.payments.flows import Flow
 
 A = "10.0.1.1"
 NOW_MS = 1_750_000_000_000

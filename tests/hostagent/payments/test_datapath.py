@@ -32,15 +32,15 @@ from billpay import header as h
 from billpay.header import ISP_WRITTEN, Header, Slot, carrier_bytes_ipv4, carrier_bytes_ipv6, user_oad
 from billpay.mac import epoch_of, verify
 from billpay.packet import flow_key
-from hostagent.commands import (
+from hostagent.payments.commands import (
     FlowSeen,
     ProbeSeen,
     ReceiptSeen,
     SetUplink,
     Tick,
 )
-from hostagent.flowtable import IDLE_NS
-from hostagent.plan import OUTPUT_QUEUE
+from hostagent.payments.flowtable import IDLE_NS
+from hostagent.payments.plan import OUTPUT_QUEUE
 
 both_families = pytest.mark.parametrize("addresses", BOTH, ids=["ipv4", "ipv6"])
 S = 10**9

@@ -15,9 +15,9 @@ from billpay.messages import Echo, FlowSelector
 from cartographer.cartographer import Cartographer
 from cartographer.choice import PathChoice
 from cartographer.policy import PathPolicy
-from hostagent.commands import FlowReport, Oads, Observed
-from hostagent.flows import Flow
-from hostagent.flowtable import MAX_OBSERVED
+from hostagent.payments.commands import FlowReport, Oads, Observed
+from hostagent.payments.flows import Flow
+from hostagent.payments.flowtable import MAX_OBSERVED
 
 FORGET_NS = 300_000_000_000
 MAX_FLOWS = 8192
@@ -124,7 +124,7 @@ class FlowBook:
         """Asks reactors and cartographer; gives the flows of which the packet core does not know the latest."""
         changed = []
         for flow in self.flows.values():
-            if flow.is_probe:  # each probe is told by itself (`hostagent.measuring`)
+            if flow.is_probe:  # each probe is told by itself (`hostagent.payments.measuring`)
                 if flow.is_to_be_dropped():
                     changed.append(flow)
                 continue

@@ -11,7 +11,7 @@ from collections import deque
 from dataclasses import dataclass, field
 
 from billpay.messages import Echo, FlowSelector, Grant
-from hostagent.commands import FlowReport, Oads
+from hostagent.payments.commands import FlowReport, Oads
 from pricereactor.reactor import Decision, Observation, Reactor
 
 NS_PER_S = 1_000_000_000

@@ -1,8 +1,8 @@
 """Paying for packets: the packet reader, the grants, the far end's echoes, and the books with the gateways.
 
 Decides: the order of things in one turn. What a flow is worth is the secretary's word, how much it carries now the
-price reactor's, which way it asks for the cartographer's; grants are opened by `hostagent.granting`, echoes and probes
-are `hostagent.measuring`'s.
+price reactor's, which way it asks for the cartographer's; grants are opened by `granting`, echoes and probes are
+`measuring`'s.
 
 One turn, five times a second: what the packet core counted → what each flow should carry → the packet core → echoes to
 those who pay us.
@@ -29,7 +29,8 @@ from dataplane.rules import restore
 from dataplane.service import report_fault
 from dataplane.startup import prepare
 from dataplane.supervisor import ReaderSupervisor, ReaderUnavailable
-from hostagent.commands import (
+from hostagent.configuration import OWNER, Configuration, desired_state, plan_of
+from hostagent.payments.commands import (
     Answer,
     AskFlows,
     Command,
@@ -42,12 +43,11 @@ from hostagent.commands import (
     SetUplink,
     Tick,
 )
-from hostagent.configuration import OWNER, Configuration, desired_state, plan_of
-from hostagent.flowbook import FlowBook
-from hostagent.flows import Flow
-from hostagent.granting import Granting
-from hostagent.measuring import Measuring
-from hostagent.uplinks import Uplink, Uplinks
+from hostagent.payments.flowbook import FlowBook
+from hostagent.payments.flows import Flow
+from hostagent.payments.granting import Granting
+from hostagent.payments.measuring import Measuring
+from hostagent.payments.uplinks import Uplink, Uplinks
 from hostagent.views import PayingView
 from neighbour.book import Book
 from neighbour.exchange import book_node_counters
@@ -94,7 +94,7 @@ class Paying:
             tell=self.ask,
         )
         self._supervisor = ReaderSupervisor(
-            [sys.executable, "-m", "hostagent.reader", str(config_path.resolve())],
+            [sys.executable, "-m", "hostagent.payments.reader", str(config_path.resolve())],
             counters_path=self._counters_path,
             owner=OWNER,
             on_event=self._on_event,

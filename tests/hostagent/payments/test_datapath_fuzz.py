@@ -14,9 +14,9 @@ from one_host import BOTH, Host, plan_host, turned
 
 from billpay.header import Slot
 from dataplane.port import Packet, Verdict
-from hostagent.commands import SetUplink, Tick
-from hostagent.flowtable import IDLE_NS
-from hostagent.plan import INPUT_QUEUE, OUTPUT_QUEUE
+from hostagent.payments.commands import SetUplink, Tick
+from hostagent.payments.flowtable import IDLE_NS
+from hostagent.payments.plan import INPUT_QUEUE, OUTPUT_QUEUE
 
 FLOWS = [plain(*addresses, sport=port, size=20) for addresses in BOTH for port in (5, 6)] + [segment()]
 OPPOSITES = [turned(addresses, dport=port, size=20) for addresses in BOTH for port in (5, 6)]

@@ -19,13 +19,13 @@ from billpay.header import Slot
 from billpay.messages import ECHO_PORT, Echo, FlowSelector, OadDescription, ProbeReply
 from billpay.signing import verify
 from dataplane.supervisor import ReaderUnavailable
-from hostagent.commands import Answer, Command, FlowReport, Oads, PayFlow, ProbeSeen
 from hostagent.configuration import Configuration
-from hostagent.echoes import Disbelief, EchoPeer, EchoReader, EchoWriter
-from hostagent.flowbook import FlowBook, reverse
-from hostagent.flows import Flow
-from hostagent.probing import Probe, decode_probe, encode_probe
-from hostagent.uplinks import Uplink
+from hostagent.payments.commands import Answer, Command, FlowReport, Oads, PayFlow, ProbeSeen
+from hostagent.payments.echoes import Disbelief, EchoPeer, EchoReader, EchoWriter
+from hostagent.payments.flowbook import FlowBook, reverse
+from hostagent.payments.flows import Flow
+from hostagent.payments.probing import Probe, decode_probe, encode_probe
+from hostagent.payments.uplinks import Uplink
 from neighbour.control import Unreachable
 from neighbour.identity import NodeIdentity, PeerCertificate
 

@@ -42,7 +42,7 @@ from billpay.messages import ECHO_PORT, Grant, GrantKind
 from billpay.packet import FlowKey, clamp_mss, flow_key, transport_of
 from billpay.tunnel import traffic_class
 from dataplane.port import Action, Counters, Packet, Verdict
-from hostagent.commands import (
+from hostagent.payments.commands import (
     Answer,
     AskFlows,
     Command,
@@ -60,8 +60,8 @@ from hostagent.commands import (
     SetUplink,
     Tick,
 )
-from hostagent.flowtable import Allowance, FlowRecord, FlowTable, key_of, oads_of, report_of
-from hostagent.plan import OUTPUT_QUEUE, HostPlan, UplinkPlan
+from hostagent.payments.flowtable import Allowance, FlowRecord, FlowTable, key_of, oads_of, report_of
+from hostagent.payments.plan import OUTPUT_QUEUE, HostPlan, UplinkPlan
 
 TCP, UDP = 6, 17
 SYN = 2

@@ -13,10 +13,10 @@ from collections.abc import Coroutine, Iterable
 from billpay.errors import RemoteProtocolError
 from billpay.messages import Grant, Signed
 from billpay.signing import verify
-from hostagent.commands import FlowReport
-from hostagent.flowbook import FlowBook
-from hostagent.flows import Flow
-from hostagent.uplinks import Uplink, Uplinks
+from hostagent.payments.commands import FlowReport
+from hostagent.payments.flowbook import FlowBook
+from hostagent.payments.flows import Flow
+from hostagent.payments.uplinks import Uplink, Uplinks
 from neighbour.control import Unreachable
 from pricereactor.reactor import reactor_for
 from secretary.client import SecretaryClient, SecretaryUnavailable

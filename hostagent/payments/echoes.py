@@ -21,7 +21,7 @@ import msgspec
 from billpay.errors import RemoteProtocolError
 from billpay.messages import Echo, Message, OadObservation, ProbeReply, Signed
 from billpay.signing import SigningKey, canonical_bytes, sign, verify
-from hostagent.commands import FlowReport, Observed
+from hostagent.payments.commands import FlowReport, Observed
 
 DATAGRAM_BYTES = 1200
 """Passes every path unfragmented (IPv6's least MTU is 1280). A signed document is in it as base64."""

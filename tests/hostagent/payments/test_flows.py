@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from one_host import echo_of, flow_of, report_of
 
 from billpay.messages import Echo, Grant, GrantKind
-from hostagent.commands import FlowReport
-from hostagent.flows import IDLE_NS, RATE_WINDOW_NS, FarEnd, Flow, Meter, is_nearly_over
+from hostagent.payments.commands import FlowReport
+from hostagent.payments.flows import IDLE_NS, RATE_WINDOW_NS, FarEnd, Flow, Meter, is_nearly_over
 from pricereactor.reactor import Decision, Observation, reactor_for
 
 MS = 1_000_000
