@@ -1,9 +1,8 @@
 """Local API: what the daemon tells people and programs on its own machine.
 
-Values only, shared by the daemon's server, the typed client, the terminal UI and the command line.  JSON over HTTP on a
-unix socket.  GET /v1/status, /v1/flows, /v1/programs, /v1/accounts, /v1/paths and /v1/questions answer with the structs
-below, GET /v1/snapshot with all of them, POST /v1/answers takes an `Answer`, GET /v1/events gives JSON lines, one
-`Snapshot` each time something changed (at most 4 a second).
+Values only, shared by the daemon's server, the typed client, the terminal UI and the command line: JSON over HTTP on a
+unix socket, `docs/spec/local-api.md`.  Money is integer nanodollars of the currency that its tariff names, traffic is
+bytes at the IP layer, a megabyte is 10^6 bytes.
 """
 
 from __future__ import annotations
@@ -40,6 +39,12 @@ class Limit(ApiValue, frozen=True, kw_only=True):
     cause: str
 
 
+class Mode(enum.Enum):
+    OBSERVE = "observe"  # counts, and says what it would do
+    TRIAL = "trial"  # acts; goes back to observing unless somebody confirms in time
+    ACT = "act"
+
+
 class Status(ApiValue, frozen=True, kw_only=True):
     name: str
     version: str
@@ -52,6 +57,11 @@ class Status(ApiValue, frozen=True, kw_only=True):
     secretary: str  # "connected" or why not
     spent_today_nanodollars: int
     budget_today_nanodollars: int
+    mode: Mode = Mode.ACT
+    trial_seconds_left: int | None = None
+    network: str = ""  # title of the network of the default route, "" for none
+    cpu_ppm: int = 0  # of one core, over the last minute
+    memory_bytes: int = 0  # resident
 
 
 class Flow(ApiValue, frozen=True, kw_only=True):
@@ -76,6 +86,11 @@ class Flow(ApiValue, frozen=True, kw_only=True):
     traffic_class: str = ""
     received_bytes: int = 0  # of the same connection
     received_bit_s: int = 0
+    task: str = ""  # the label of `hostagent run --task`
+    destination: str = ""  # the remote address
+    worth_nanodollars_per_mb: int | None = None  # to the user; None: nobody said
+    price_nanodollars_per_mb: int | None = None  # what a megabyte of it costs now, by its interface's dearest price
+    network: str = ""  # by whose interface it goes
 
 
 class Program(ApiValue, frozen=True, kw_only=True):
@@ -95,6 +110,9 @@ class Program(ApiValue, frozen=True, kw_only=True):
     sent_bit_s: int  # over about the last second
     received_bit_s: int
     received_ce_packets: int
+    traffic_class: str = ""  # of most of its bytes
+    worth_nanodollars_per_mb: int | None = None
+    decision: str = ""  # one line: what it gets and why
 
 
 class Link(ApiValue, frozen=True, kw_only=True):
@@ -121,11 +139,219 @@ class Question(ApiValue, frozen=True, kw_only=True):
     seconds_left: int
 
 
+class Term(enum.Enum):
+    """For how long a person's word holds; its clock goes on while the machine sleeps."""
+
+    ONCE = "once"  # this flow only
+    UNTIL_QUIT = "until-quit"  # until no process of the program is left
+    TEN_MINUTES = "10m"
+    ONE_HOUR = "1h"
+    TODAY = "today"  # until the next local midnight
+    ALWAYS = "always"
+
+
 class Answer(ApiValue, frozen=True, kw_only=True):
     """POST /v1/answers: lets a question's flow go on, or stops it. Nothing happens when the question is gone."""
 
     number: int
     allow: bool
+    term: Term = Term.ONCE
+
+
+class ModeChange(ApiValue, frozen=True, kw_only=True):
+    """POST /v1/mode. `trial_s` > 0 with `act`: back to observing after so long, unless `act` comes again without it."""
+
+    mode: Mode  # OBSERVE or ACT
+    trial_s: int = 0
+
+
+class WorthChange(ApiValue, frozen=True, kw_only=True):
+    """PUT /v1/worths: what a program's traffic is worth from now on. Both None: what the table of kinds says."""
+
+    program: str  # file name or absolute path of the executable
+    kind: str | None = None  # as if it was of this kind of traffic
+    nanodollars_per_mb: int | None = None
+    term: Term = Term.ALWAYS
+
+
+class Worth(ApiValue, frozen=True, kw_only=True):
+    """A person's word about a program, as it stands."""
+
+    program: str
+    kind: str | None
+    nanodollars_per_mb: int | None
+    term: Term
+    seconds_left: int | None  # None: no end
+
+
+class KindState(enum.Enum):
+    RUNS = "runs"
+    SLOWED = "slowed"  # to `cap_bit_s`
+    WAITS = "waits"  # slowed to a trickle: the data plan is for worthier traffic
+
+
+class Kind(ApiValue, frozen=True, kw_only=True):
+    """A kind of traffic (a traffic class): what it is worth, and what it gets for that."""
+
+    name: str
+    title: str
+    worth_nanodollars_per_mb: int
+    weight: int  # its part of a busy link beside the others' weights
+    minimum_bit_s: int
+    can_wait: bool
+    sent_bit_s: int = 0
+    received_bit_s: int = 0
+    sent_bytes: int = 0  # since the agent started
+    received_bytes: int = 0
+    cap_bit_s: int | None = None
+    state: KindState = KindState.RUNS
+    spent_nanodollars: int = 0  # at the prices of the moment, since the agent started
+    reason: str = ""
+
+
+class Price(ApiValue, frozen=True, kw_only=True):
+    """What a megabyte costs now on one link and direction. 0: nobody is in anybody's way."""
+
+    interface: str
+    direction: str  # "out" or "in"
+    nanodollars_per_mb: int
+    source: str  # "embedded gateway", "tariff", "data plan", "tolls"
+    used_ppm: int | None = None  # of the link's rate; None: the rate is not known
+    reason: str = ""
+
+
+class Gateway(ApiValue, frozen=True, kw_only=True):
+    """Who prices a network's link: a neighbour's gateway, or our own embedded one."""
+
+    kind: str  # "embedded", "configured", "found"
+    name: str = ""
+    url: str = ""
+    fingerprint: str = ""
+    trust: str = ""  # "own", "configured", "first use" (with since when), "changed" (not used), "new" (asks)
+    how: str = ""  # how it was found
+    since_unix_s: int = 0
+    state: str = ""  # "agreed", or one line that says why not
+
+
+class Network(ApiValue, frozen=True, kw_only=True):
+    """A network that this host is or was on."""
+
+    key: str
+    title: str  # "Wi-Fi Home", "cable on eth0 (router 192.0.2.1)"
+    kind: str  # "wifi", "cable", "mobile", "hotspot", "container", "vpn", "unknown"
+    interface: str
+    active: bool
+    router: str = ""
+    metered: bool | None = None  # None: nobody says
+    metered_because: str = ""
+    connectivity: str = "unknown"  # "full", "limited", "portal", "none", "unknown"
+    egress_bit_s: int | None = None
+    ingress_bit_s: int | None = None
+    rate_source: str = "unknown"  # "configured", "measured", "unknown"
+    tariff: str = ""  # one line
+    first_seen_unix_s: int = 0
+    last_seen_unix_s: int = 0
+    gateway: Gateway | None = None
+
+
+class Budget(ApiValue, frozen=True, kw_only=True):
+    """A limit on bytes or money in a period, how fast it goes, and where that leads."""
+
+    name: str
+    unit: str  # "bytes" or "nanodollars"
+    period: str  # "day", "week", "month"
+    limit: int
+    used: int
+    resets_unix_s: int
+    hard: bool = False
+    burn_per_day: int = 0
+    forecast: int = 0  # used at the reset, at this pace
+    noticed_percent: int = 0  # 0, 50, 80 or 100: the highest that was told
+    flat_nanodollars_per_month: int | None = None  # what a month costs at this pace
+    currency: str = "USD"
+    reason: str = ""
+
+
+class Notice(ApiValue, frozen=True, kw_only=True):
+    """Something that a person should know once."""
+
+    number: int
+    unix_s: int
+    code: str
+    message: str
+
+
+class HistoryRow(ApiValue, frozen=True, kw_only=True):
+    """Totals of a stretch of time. What is not grouped by is ""."""
+
+    from_unix_s: int
+    seconds: int
+    program: str = ""
+    destination: str = ""
+    network: str = ""
+    kind: str = ""
+    sent_bytes: int = 0
+    received_bytes: int = 0
+    sent_packets: int = 0
+    received_packets: int = 0
+    received_ce_packets: int = 0
+    spent_nanodollars: int = 0  # real payments
+    priced_nanodollars: int = 0  # at the embedded gateway's prices: internal money
+    tariff_nanodollars: int = 0  # at the network's own tariff
+
+
+class ReplayLine(ApiValue, frozen=True, kw_only=True):
+    """You would have paid …"""
+
+    tariff: str
+    nanodollars: int
+    currency: str = "USD"
+    reason: str = ""
+
+
+class StatementLine(ApiValue, frozen=True, kw_only=True):
+    what: str  # a program, a network or a gateway
+    bytes: int
+    nanodollars: int
+
+
+class Statement(ApiValue, frozen=True, kw_only=True):
+    """opening + topped_up - spent - fees = closing, to the nanodollar; `lines` sum up to `spent`."""
+
+    month: str  # "2026-11", in local time
+    currency: str
+    opening_nanodollars: int
+    topped_up_nanodollars: int
+    spent_nanodollars: int
+    fees_nanodollars: int
+    closing_nanodollars: int
+    lines: tuple[StatementLine, ...] = ()
+    fee_lines: tuple[StatementLine, ...] = ()
+    internal_nanodollars: int = 0  # priced by the embedded gateway: shares the link, is nobody's bill
+    bytes: int = 0
+    flat_nanodollars_per_month: int | None = None
+
+
+class WhyLine(ApiValue, frozen=True, kw_only=True):
+    question: str  # "program", "kind", "worth", "price", "share", "network", "budget", "path", "payment"
+    answer: str
+
+
+class Why(ApiValue, frozen=True, kw_only=True):
+    """What decided about one flow."""
+
+    flow: str
+    lines: tuple[WhyLine, ...]
+
+
+class Rule(ApiValue, frozen=True, kw_only=True):
+    """A rule that chooses a kind, and how often it did since the agent started."""
+
+    number: int
+    source: str  # "word" (a person's), "configuration", "kinds"
+    condition: str
+    kind: str
+    flows: int
 
 
 class LinkAccount(ApiValue, frozen=True, kw_only=True):
@@ -205,3 +431,10 @@ class Snapshot(ApiValue, frozen=True, kw_only=True):
     programs: tuple[Program, ...] = ()
     links: tuple[Link, ...] = ()
     questions: tuple[Question, ...] = ()
+    kinds: tuple[Kind, ...] = ()
+    prices: tuple[Price, ...] = ()
+    networks: tuple[Network, ...] = ()
+    budgets: tuple[Budget, ...] = ()
+    worths: tuple[Worth, ...] = ()
+    notices: tuple[Notice, ...] = ()  # the latest last
+    rules: tuple[Rule, ...] = ()

@@ -1,0 +1,1 @@
+"""What was, kept: totals by hour, data for statements, replayed tariffs."""

@@ -1,0 +1,1 @@
+"""Which network the host is on, what that costs, and who its gateway is."""
