@@ -242,13 +242,14 @@ class Tariff(Message, frozen=True, kw_only=True):
     timescale: Timescale
     valid_from_unix_s: UnixSeconds
     currency: Annotated[str, msgspec.Meta(pattern=r"^[A-Z]{3}$")] = "USD"
-    kind: Annotated[str, msgspec.Meta(pattern=r"^(tolls|flat-fee|percentile-95|per-byte)$")]
+    kind: Annotated[str, msgspec.Meta(pattern=r"^(tolls|flat-fee|percentile-95|per-byte|per-mark)$")]
     tolls: Annotated[tuple[TollTerms, ...], msgspec.Meta(max_length=64)] = ()
     monthly_fee_nanodollars: Sum = 0
     congestion_bytes_per_s: Count = 0  # flat fee: fill rate of the congestion policer
     nanodollars_per_mbit_s: Sum = 0  # 95th percentile
     picodollars_per_byte: Sum = 0  # per byte
     bundle_bytes: Count = 0
+    nanodollars_per_mark: Sum = 0  # per mark: each packet that arrives with CE
     reset_day: Annotated[int, msgspec.Meta(ge=1, le=28)] = 1
 
 

@@ -8,7 +8,8 @@ Every kind may publish tolls, since they are taken out of packets under any cont
 The nanopayment balance is what the payer sent less what it received; a bill that contains it can be below zero.
 
 Sources: Bill-Pay (tolls; flat fee for end users; contracts of today plus one clause); the 95th percentile of 5-minute
-volumes as in transit contracts; M3I requirements (three time scales of price change).
+volumes as in transit contracts; M3I requirements (three time scales of price change; a fixed price for each mark,
+charged to the receiver).
 """
 
 from __future__ import annotations
@@ -48,6 +49,7 @@ class Usage:
     """What was used in a billing period; a tariff looks at the parts that it charges for.
 
     `volumes_bytes`: one for each five minutes, in the direction (or the larger of both) that the contract names.
+    `received_marks`: packets that arrived with CE, segments counted one by one.
     """
 
     volume_bytes: int = 0
@@ -55,6 +57,7 @@ class Usage:
     packets: tuple[Packets, ...] = ()
     sent_nanodollars: int = 0
     received_nanodollars: int = 0
+    received_marks: int = 0
 
     @property
     def balance_nanodollars(self) -> int:
@@ -142,7 +145,24 @@ class PerByte(Published):
         return self.monthly_fee_nanodollars + beyond_bytes * self.picodollars_per_byte // PICODOLLARS_PER_NANODOLLAR
 
 
-AnyTariff = Tolls | FlatFee | Percentile95PlusNanopayments | PerByte
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PerMark(Published):
+    """A price for congestion alone: so much for each packet that arrives with the mark CE (RFC 3168), and a fee.
+
+    The receiver counts, since only there all marks of the path have come together; it pays its access ISP, whose own
+    contract upstream is of the same kind. What nobody is disturbed by costs nothing.
+    """
+
+    nanodollars_per_mark: int
+    monthly_fee_nanodollars: int = 0
+    reset_day: int = 1
+
+    def price(self, usage: Usage) -> int:
+        """The fee, and the marks of the month."""
+        return self.monthly_fee_nanodollars + usage.received_marks * self.nanodollars_per_mark
+
+
+AnyTariff = Tolls | FlatFee | Percentile95PlusNanopayments | PerByte | PerMark
 
 
 class Absorption:
@@ -184,6 +204,7 @@ _KINDS: Final[dict[str, tuple[type[AnyTariff], tuple[str, ...]]]] = {
     "flat-fee": (FlatFee, (*_MONTHLY, "congestion_bytes_per_s")),
     "percentile-95": (Percentile95PlusNanopayments, (*_MONTHLY, "nanodollars_per_mbit_s")),
     "per-byte": (PerByte, (*_MONTHLY, "picodollars_per_byte", "bundle_bytes")),
+    "per-mark": (PerMark, (*_MONTHLY, "nanodollars_per_mark")),
 }
 """For each kind of the message its value, and the fields that it has beyond those of every tariff."""
 

@@ -94,12 +94,13 @@ class RouteSection(Section, frozen=True, kw_only=True):
 
 
 class TariffSection(Section, frozen=True, kw_only=True):
-    kind: Annotated[str, msgspec.Meta(pattern=r"^(tolls|flat-fee|percentile-95|per-byte)$")] = "tolls"
+    kind: Annotated[str, msgspec.Meta(pattern=r"^(tolls|flat-fee|percentile-95|per-byte|per-mark)$")] = "tolls"
     monthly_fee_nanodollars: Annotated[int, msgspec.Meta(ge=0)] = 0
     congestion_bytes_per_s: Annotated[int, msgspec.Meta(ge=0)] = 0
     nanodollars_per_mbit_s: Annotated[int, msgspec.Meta(ge=0)] = 0
     picodollars_per_byte: Annotated[int, msgspec.Meta(ge=0)] = 0
     bundle_bytes: Annotated[int, msgspec.Meta(ge=0)] = 0
+    nanodollars_per_mark: Annotated[int, msgspec.Meta(ge=0)] = 0
     reset_day: Annotated[int, msgspec.Meta(ge=1, le=28)] = 1
 
 

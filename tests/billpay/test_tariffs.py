@@ -20,6 +20,7 @@ from billpay.tariffs import (
     Packets,
     PerByte,
     Percentile95PlusNanopayments,
+    PerMark,
     Tolls,
     Usage,
     from_message,
@@ -73,6 +74,14 @@ per_bytes = st.builds(
     tolls=published_tolls,
     **about,
 )
+per_marks = st.builds(
+    PerMark,
+    nanodollars_per_mark=sums,
+    monthly_fee_nanodollars=fees,
+    reset_day=days,
+    tolls=published_tolls,
+    **about,
+)
 
 
 def on_link(link: str) -> st.SearchStrategy[TollTerms]:
@@ -81,7 +90,7 @@ def on_link(link: str) -> st.SearchStrategy[TollTerms]:
 
 every_link = st.tuples(on_link("x"), on_link("y"), on_link("z"))
 tolls = st.builds(Tolls, tolls=every_link, **about)
-tariffs: st.SearchStrategy[AnyTariff] = st.one_of(flat_fees, percentiles, per_bytes, tolls)
+tariffs: st.SearchStrategy[AnyTariff] = st.one_of(flat_fees, percentiles, per_bytes, per_marks, tolls)
 
 packets = st.builds(
     Packets,
@@ -96,6 +105,7 @@ usages = st.builds(
     volumes_bytes=st.lists(st.integers(0, 10**12), min_size=1, max_size=40).map(tuple),
     packets=st.lists(packets, max_size=8).map(tuple),
     sent_nanodollars=st.integers(0, 10**12),
+    received_marks=st.integers(0, 10**12),
 )
 
 
@@ -121,6 +131,7 @@ def test_more_usage_never_costs_less(tariff: AnyTariff, usage: Usage, data: st.D
         volumes_bytes=tuple(volume + data.draw(st.integers(0, 10**9)) for volume in usage.volumes_bytes),
         packets=usage.packets + data.draw(st.lists(packets, max_size=3).map(tuple)),
         sent_nanodollars=usage.sent_nanodollars + data.draw(st.integers(0, 10**9)),
+        received_marks=usage.received_marks + data.draw(st.integers(0, 10**9)),
     )
     assert tariff.price(more) >= tariff.price(usage)
 
@@ -239,6 +250,16 @@ def test_a_bundle_is_in_the_fee_and_bytes_beyond_it_are_counted_exactly(volume: 
     assert tariff.price(Usage(volume_bytes=volume)) == price
 
 
+# --- per mark ---------------------------------------------------------------------------------------------------------
+
+
+def test_marks_cost_and_nothing_else_does() -> None:
+    tariff = PerMark(**published(nanodollars_per_mark=2_000, monthly_fee_nanodollars=30))
+    assert tariff.price(Usage(volume_bytes=10**12, sent_nanodollars=5)) == 30
+    assert tariff.price(Usage(volume_bytes=10**12, received_marks=1)) == 2_030
+    assert tariff.price(Usage(received_marks=10**6)) == 30 + 2 * NANODOLLARS_PER_DOLLAR
+
+
 # --- tolls ------------------------------------------------------------------------------------------------------------
 
 
@@ -286,7 +307,13 @@ def message(kind: str, **terms: Any) -> Tariff:
 
 @pytest.mark.parametrize(
     ("kind", "value"),
-    [("tolls", Tolls), ("flat-fee", FlatFee), ("percentile-95", Percentile95PlusNanopayments), ("per-byte", PerByte)],
+    [
+        ("tolls", Tolls),
+        ("flat-fee", FlatFee),
+        ("percentile-95", Percentile95PlusNanopayments),
+        ("per-byte", PerByte),
+        ("per-mark", PerMark),
+    ],
 )
 def test_each_kind_of_message_has_its_value(kind: str, value: type[AnyTariff]) -> None:
     toll = TollTerms(link="x", fixed_nanodollars_per_packet=3)
@@ -305,6 +332,8 @@ def test_each_kind_of_message_has_its_value(kind: str, value: type[AnyTariff]) -
         ("flat-fee", "nanodollars_per_mbit_s", 5),
         ("percentile-95", "bundle_bytes", 5),
         ("per-byte", "congestion_bytes_per_s", 5),
+        ("per-byte", "nanodollars_per_mark", 5),
+        ("per-mark", "bundle_bytes", 5),
     ],
 )
 def test_terms_that_the_kind_does_not_know_are_refused(kind: str, term: str, value: int) -> None:
