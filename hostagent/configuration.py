@@ -6,9 +6,12 @@ docs/samples/hostagent.toml comments every key.
 from __future__ import annotations
 
 import pwd
+import re
+from dataclasses import dataclass, replace
 from ipaddress import ip_address, ip_network
 from pathlib import Path
-from typing import Annotated, Literal
+from socket import gethostname
+from typing import Annotated, Any, Literal
 
 import msgspec
 
@@ -24,14 +27,14 @@ from dataplane.shaping.plan import (
     BitRate,
     Match,
     Protocol,
-    Rule,
     ShapedLink,
     ShapingPlan,
-    TrafficClass,
     Weight,
 )
 from hostagent.api import SOCKET_NAME
 from hostagent.payments.plan import INPUT_QUEUE, OUTPUT_QUEUE, HostPlan, UplinkPlan
+from hostagent.sharing.policy import KindTerms, NamedRule, Source, compose, rules_of_kinds
+from secretary.kinds import NANODOLLARS_PER_MB_OF_ONE_PER_GB, shipped_kinds
 
 OWNER = "billpay-ho"
 FAMILIES: tuple[Family, Family] = (4, 6)
@@ -47,6 +50,53 @@ class AgentSection(Section, frozen=True, kw_only=True):
     state_directory: Path_
     engine: Literal["auto", "ebpf", "nfqueue", "sockets"] = "auto"
     socket: str = ""  # "": hostagent.sock in the state directory
+    mode: Literal["observe", "act"] = "act"  # what the first start does; later ones do what the last one did
+    kinds: Literal["shipped", "none"] = "shipped"
+    measure_rates: bool = True  # where no rate is configured
+    currency: Annotated[str, msgspec.Meta(pattern="^[A-Z]{3}$")] = "USD"
+
+
+class ApiSection(Section, frozen=True, kw_only=True):
+    """Who may look and who may change things, beside root and the agent's own user. "@name" is a group."""
+
+    readers: Annotated[tuple[str, ...], msgspec.Meta(max_length=64)] | None = (
+        None  # the group "hostagent", if it is there
+    )
+    spenders: Annotated[tuple[str, ...], msgspec.Meta(max_length=64)] = ()
+    metrics_listen: Annotated[str, msgspec.Meta(max_length=64)] = ""  # "127.0.0.1:9414"
+
+
+class HistorySection(Section, frozen=True, kw_only=True):
+    hours_kept_days: Annotated[int, msgspec.Meta(ge=1, le=3660)] = 62
+    days_kept_days: Annotated[int, msgspec.Meta(ge=1, le=36600)] = 1830
+    destinations_kept_days: Annotated[int, msgspec.Meta(ge=0, le=3660)] = 35
+
+
+class DiscoverySection(Section, frozen=True, kw_only=True):
+    """Whether a gateway is looked for on the link."""
+
+    gateway: bool = True
+
+
+class TariffSection(Section, frozen=True, kw_only=True):
+    """What a network costs, in its currency; a bundle of 0 is none. `hard`: nothing beyond the bundle but control."""
+
+    price_per_gb: Annotated[float, msgspec.Meta(ge=0, le=1_000_000)] = 0.0
+    bundle_gb: Annotated[float, msgspec.Meta(ge=0, le=1_000_000)] = 0.0
+    monthly_fee: Annotated[float, msgspec.Meta(ge=0, le=1_000_000)] = 0.0
+    reset_day: Annotated[int, msgspec.Meta(ge=1, le=28)] = 1
+    hard: bool = False
+    currency: Annotated[str, msgspec.Meta(pattern="^[A-Z]{3}$")] = "USD"
+
+
+class NetworkSection(Section, frozen=True, kw_only=True):
+    """What nobody can measure of a network. `match`: its title, key, or interface; * at the end stands for any rest."""
+
+    match: Annotated[str, msgspec.Meta(min_length=1, max_length=120)]
+    egress_bit_s: BitRate | None = None
+    ingress_bit_s: BitRate | None = None
+    metered: bool | None = None
+    tariff: TariffSection | None = None
 
 
 class SecretarySection(Section, frozen=True, kw_only=True):
@@ -92,13 +142,20 @@ class LinkSection(Section, frozen=True, kw_only=True):
 
 
 class ClassSection(Section, frozen=True, kw_only=True):
-    """A traffic class; `control` and `default` are always there and may be written to say more of them."""
+    """A kind of traffic. One with the name of a shipped kind says more of that; what it leaves out stays as shipped.
+
+    `worth`: currency units for a gigabyte; `weight` is another way to say it, in units of what "default" is worth.
+    """
 
     name: Name
+    worth: Annotated[float, msgspec.Meta(ge=0, le=1_000_000)] | None = None
+    weight: Weight | None = None
+    minimum_ppm: Annotated[int, msgspec.Meta(ge=0, le=1_000_000)] | None = None
+    can_wait: bool | None = None
+    plan_share_ppm: Annotated[int, msgspec.Meta(ge=0, le=1_000_000)] | None = None
     cap_bit_s: BitRate | None = None
     flow_cap_bit_s: BitRate | None = None
-    minimum_bit_s: Annotated[int, msgspec.Meta(ge=0, le=400_000_000_000)] = 0
-    weight: Weight = 1
+    minimum_bit_s: Annotated[int, msgspec.Meta(ge=0, le=400_000_000_000)] | None = None
     congestion_control: Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9_]{0,15}$")] = ""
     ask_first: bool = False
 
@@ -118,6 +175,10 @@ class RuleSection(Section, frozen=True, kw_only=True):
 
 class Configuration(Section, frozen=True, kw_only=True):
     agent: AgentSection
+    api: ApiSection = ApiSection()
+    history: HistorySection = HistorySection()
+    discovery: DiscoverySection = DiscoverySection()
+    networks: Annotated[tuple[NetworkSection, ...], msgspec.Meta(max_length=200)] = ()
     secretary: SecretarySection | None = None
     settlement: SettlementSection = SettlementSection()
     paths: PathsSection = PathsSection()
@@ -139,11 +200,9 @@ class Configuration(Section, frozen=True, kw_only=True):
 def load(path: Path) -> Configuration:
     """The checked file. Raises ConfigurationError, one line, with the key."""
     configuration = load_toml(path, Configuration)
-    if not configuration.uplinks and not configuration.links:
-        raise ConfigurationError(path, "links", "no interface is named", "add a [[links]] table with `interface`")
     if configuration.uplinks and configuration.secretary is None:
         raise ConfigurationError(path, "secretary", "uplinks need one", "add a [secretary] table")
-    shaping_plan(configuration, path)
+    terms_of(configuration, path)
     seen: set[str] = set()
     for number, uplink in enumerate(configuration.uplinks):
         for value in (uplink.name, uplink.interface):
@@ -161,30 +220,75 @@ def load(path: Path) -> Configuration:
     return configuration
 
 
-def shaping_plan(configuration: Configuration, path: Path) -> ShapingPlan:
-    """What is counted and how it is shaped. Raises ConfigurationError, one line, with the key."""
+def default_configuration(state_directory: Path, socket: Path) -> Configuration:
+    """Without a file: everything is found out, nothing is changed until a person says so."""
+    return Configuration(
+        agent=AgentSection(
+            name=re.sub(r"[^A-Za-z0-9_.-]", "-", gethostname())[:32] or "host",
+            state_directory=str(state_directory),
+            socket=str(socket),
+            mode="observe",
+        )
+    )
+
+
+def configuration_for(config_path: Path | None, *, socket: Path | None, state_directory: Path | None) -> Configuration:
+    """The file's, or the defaults; what is given here goes before what the file says. Raises ConfigurationError."""
+    if config_path is None:
+        directory = state_directory or Path("/var/lib/hostagent")
+        return default_configuration(directory, socket or directory / SOCKET_NAME)
+    read = load(config_path)
+    agent = msgspec.structs.replace(
+        read.agent,
+        socket=str(socket or read.agent.socket),
+        state_directory=str(state_directory or read.agent.state_directory),
+    )
+    return msgspec.structs.replace(read, agent=agent)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Terms:
+    """What the configuration and the shipped table say, before anybody sends anything."""
+
+    kinds: tuple[KindTerms, ...]
+    rules: tuple[NamedRule, ...]
+    links: tuple[ShapedLink, ...]
+
+
+def terms_of(configuration: Configuration, path: Path) -> Terms:
+    """Raises ConfigurationError, one line, with the key."""
+    shipped = dict(shipped_kinds())
     names = [section.name for section in configuration.classes]
     for number, name in enumerate(names):
         if name in names[:number]:
             raise ConfigurationError(path, f"classes[{number}].name", f"{name!r} is used twice", "name each class once")
-    written = {section.name: _traffic_class(section) for section in configuration.classes}
-    first = [written.pop(name, TrafficClass(name=name)) for name in ("control", "default")]
-    classes = (*first, *written.values())
-    numbers = {each.name: number for number, each in enumerate(classes)}
+    with_table = configuration.agent.kinds == "shipped"
+    known = {name: KindTerms.of(kind) for name, kind in shipped.items() if with_table or name in ("control", "default")}
+    unit = known["default"].worth_nanodollars_per_mb
+    for section in configuration.classes:
+        known[section.name] = _kind_terms(section, known.get(section.name), unit)
+    kinds = (known.pop("control"), known.pop("default"), *known.values())
+    if len(kinds) > CLASSES_MAX:
+        remedy = f"at most {CLASSES_MAX}, with the shipped ones"
+        raise ConfigurationError(path, "classes", f"{len(kinds)} classes", remedy)
     interfaces = [section.interface for section in configuration.links]
     for number, interface in enumerate(interfaces):
         if interface in interfaces[:number]:
             key = f"links[{number}].interface"
             raise ConfigurationError(path, key, f"{interface!r} is used twice", "name each interface once")
-    return ShapingPlan(
-        classes=classes,
-        rules=tuple(
-            Rule(
-                match=_match(section, path, f"rules[{number}]"),
-                traffic_class=_class_number(section, numbers, path, number),
-            )
-            for number, section in enumerate(configuration.rules)
-        ),
+    rules = [
+        NamedRule(
+            match=_match(section, path, f"rules[{number}]"),
+            kind=_class_named(section, [kind.name for kind in kinds], path, number),
+            source=Source.CONFIGURATION,
+        )
+        for number, section in enumerate(configuration.rules)
+    ]
+    if with_table:
+        rules += rules_of_kinds(list(shipped.values()))
+    return Terms(
+        kinds=kinds,
+        rules=tuple(rules),
         links=tuple(
             ShapedLink(
                 interface=section.interface, egress_bit_s=section.egress_bit_s, ingress_bit_s=section.ingress_bit_s
@@ -194,24 +298,39 @@ def shaping_plan(configuration: Configuration, path: Path) -> ShapingPlan:
     )
 
 
-def _traffic_class(section: ClassSection) -> TrafficClass:
-    return TrafficClass(
-        name=section.name,
-        cap_bit_s=section.cap_bit_s,
-        flow_cap_bit_s=section.flow_cap_bit_s,
-        minimum_bit_s=section.minimum_bit_s,
-        weight=section.weight,
-        congestion_control=section.congestion_control or None,
-        ask_first=section.ask_first,
-    )
+def shaping_plan(configuration: Configuration, path: Path) -> ShapingPlan:
+    """With the configuration's own links only, and before any person's word. Raises ConfigurationError."""
+    terms = terms_of(configuration, path)
+    return compose(terms.kinds, terms.rules, (), terms.links, {}).plan
 
 
-def _class_number(section: RuleSection, numbers: dict[str, int], path: Path, number: int) -> int:
-    found = numbers.get(section.traffic_class)
-    if found is None:
+def _kind_terms(section: ClassSection, base: KindTerms | None, unit: int) -> KindTerms:
+    """`base`: the shipped kind of that name; `unit`: what a weight of 1 is worth."""
+    said: dict[str, Any] = {
+        "minimum_ppm": section.minimum_ppm,
+        "minimum_bit_s": section.minimum_bit_s,
+        "can_wait": section.can_wait,
+        "plan_share_ppm": section.plan_share_ppm,
+        "cap_bit_s": section.cap_bit_s,
+        "flow_cap_bit_s": section.flow_cap_bit_s,
+        "congestion_control": section.congestion_control or None,
+        "ask_first": section.ask_first,
+    }
+    if section.worth is not None:
+        said["worth_nanodollars_per_mb"] = round(section.worth * NANODOLLARS_PER_MB_OF_ONE_PER_GB)
+    elif section.weight is not None:
+        said["worth_nanodollars_per_mb"] = section.weight * unit
+    given = {name: value for name, value in said.items() if value is not None}
+    if base is None:
+        base = KindTerms(name=section.name, title=section.name, worth_nanodollars_per_mb=unit)
+    return replace(base, **given)
+
+
+def _class_named(section: RuleSection, names: list[str], path: Path, number: int) -> str:
+    if section.traffic_class not in names:
         problem = f"there is no class {section.traffic_class!r}"
-        raise ConfigurationError(path, f"rules[{number}].class", problem, f"there are: {', '.join(numbers)}")
-    return found
+        raise ConfigurationError(path, f"rules[{number}].class", problem, f"there are: {', '.join(names)}")
+    return section.traffic_class
 
 
 def _match(section: RuleSection, path: Path, key: str) -> Match:

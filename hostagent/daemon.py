@@ -1,66 +1,164 @@
-"""The agent's main process: one server for people and programs, and up to two parts behind it.
+"""The agent's main process: one server for people and programs, and the parts behind it.
 
-Decides: which parts there are. `hostagent.traffic` counts and shapes everybody's traffic on the configured links;
-`hostagent.payments.paying` pays for packets on the uplinks to gateways. Each works without the other.
+Decides: which parts there are. `hostagent.traffic` counts and shapes everybody's traffic, `hostagent.steering` says
+how, once a second; `hostagent.payments` pays for packets on the uplinks to gateways. Each works without the other.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
+import signal
 import time
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
 from pathlib import Path
 
+from billpay.errors import LocalProtocolError
+from dataplane.attribution.processes import running_executables
 from dataplane.engines import makers
 from dataplane.host_engine import EngineName
 from dataplane.links import read_link
 from dataplane.service import serve
+from dataplane.shaping.plan import ShapingPlan
 from hostagent import api
-from hostagent.configuration import Configuration, load, shaping_plan
+from hostagent.books import Books
+from hostagent.clock import Clock, SystemClock
+from hostagent.configuration import Configuration, configuration_for, load
+from hostagent.desk import HistoryQuery, Refused
+from hostagent.notices import Notices
 from hostagent.payments.paying import Paying
+from hostagent.permissions import Permissions, permissions_of
+from hostagent.rates import MeasuredRates
 from hostagent.server import LocalServer
-from hostagent.traffic import Traffic
-from hostagent.views import snapshot_of
+from hostagent.steering import Steering
+from hostagent.traffic import Second, Traffic
+from hostagent.views import SteeredView, explain, snapshot_of
+from hostagent.whereabouts import Whereabouts
 
 
-async def run(config_path: Path) -> None:
-    """Until SIGTERM or SIGINT. Raises ConfigurationError or EnvironmentFault when it cannot start."""
-    configuration = load(config_path)
-    await serve(configuration.agent.name, configuration.state_directory, lambda: Agent(configuration, config_path))
+async def run(
+    config_path: Path | None,
+    *,
+    socket: Path | None = None,
+    state_directory: Path | None = None,
+    mode: api.Mode | None = None,
+    trial_s: int = 0,
+) -> None:
+    """Until SIGTERM or SIGINT. Without a file everything is found out. `mode`: what a person says with the start.
+
+    Raises ConfigurationError or EnvironmentFault when it cannot start.
+    """
+    configuration = configuration_for(config_path, socket=socket, state_directory=state_directory)
+    first = None if mode is None else api.ModeChange(mode=mode, trial_s=trial_s)
+    name, directory = configuration.agent.name, configuration.state_directory
+    await serve(name, directory, lambda: Agent(configuration, config_path, first=first))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Counting:
+    """The parts of an agent that counts and shapes."""
+
+    places: Whereabouts
+    books: Books
+    rates: MeasuredRates | None
+    steering: Steering
+    traffic: Traffic
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        async with contextlib.AsyncExitStack() as stack:
+            await stack.enter_async_context(self.books.running())
+            if self.rates is not None:
+                self.rates.open()
+                stack.callback(self.rates.close)
+            await stack.enter_async_context(self.places.running())
+            await stack.enter_async_context(self.traffic.running())
+            yield
+
+    async def work(self) -> None:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self.books.work())
+            group.create_task(self.traffic.work())
+
+    def view(self) -> SteeredView:
+        return SteeredView(
+            steering=self.steering,
+            networks=self.places.view_networks(
+                self.steering.situation, self.steering.line_rates(), self.steering.tariff_texts()
+            ),
+            budgets=self.books.view_budgets(),
+            trouble=self.books.trouble,
+        )
 
 
 class Agent:
-    """All parts of one running agent."""
+    """All parts of one running agent, and the desk that its local API asks (`hostagent.desk.Desk`)."""
 
-    def __init__(self, configuration: Configuration, config_path: Path) -> None:
+    def __init__(
+        self,
+        configuration: Configuration,
+        config_path: Path | None,
+        *,
+        first: api.ModeChange | None = None,
+        clock: Clock | None = None,
+    ) -> None:
         self._configuration = configuration
-        self._server = LocalServer(configuration.socket, self._snapshot, self._on_answer)
-        self._paying = (
-            Paying(configuration, config_path, on_change=self._server.changed) if configuration.uplinks else None
+        self._config_path = config_path
+        self._clock = clock or SystemClock()
+        self._notices = Notices()
+        self._server = LocalServer(
+            configuration.socket,
+            self,
+            _permissions(configuration, config_path),
+            metrics_listen=configuration.api.metrics_listen,
         )
-        self._traffic = self._make_traffic(config_path) if configuration.links else None
+        # An agent that pays counts only what it is told to: its packet reader has the uplinks' queues.
+        self._counting: Counting | None = None
+        if configuration.links or not configuration.uplinks:
+            self._counting = self._make_counting(first)
+        self._paying: Paying | None = None
+        if configuration.uplinks:
+            assert config_path is not None, "uplinks are named in a file"
+            self._paying = Paying(configuration, config_path, on_change=self._server.changed)
         self._sequence = 0
-        self._started_unix_s = int(time.time())
+        self._started_unix_s = self._clock.unix_s()
 
-    def _make_traffic(self, config_path: Path) -> Traffic:
-        agent = self._configuration.agent
-        for link in self._configuration.links:
+    def _make_counting(self, first: api.ModeChange | None) -> Counting:
+        configuration, clock, notices = self._configuration, self._clock, self._notices
+        for link in configuration.links:
             read_link(link.interface)  # an unknown interface is said before anything is changed
-        made = makers(agent.engine, state_directory=self._configuration.state_directory)
-        queued = {uplink.interface for uplink in self._configuration.uplinks}
-        plan = shaping_plan(self._configuration, config_path)
-        traffic = Traffic(plan, made, on_change=self._server.changed)
-        if queued & {link.interface for link in plan.links}:
+        directory = configuration.state_directory
+        places = Whereabouts(directory, search=configuration.discovery.gateway, clock=clock, notices=notices)
+        books = Books(configuration, clock=clock, notices=notices)
+        rates = MeasuredRates() if configuration.agent.measure_rates else None
+        steering = Steering(
+            configuration=configuration,
+            config_path=self._config_path or Path("(defaults)"),
+            clock=clock,
+            looking=places,
+            notices=notices,
+            books=books,
+            measuring=rates,
+            apply=self._apply,
+            running_programs=running_executables,
+        )
+        if first is not None:
+            steering.mode.change(first, clock.monotonic_ns())
+        plan = steering.first_plan()
+        made = makers(configuration.agent.engine, state_directory=directory)
+        traffic = Traffic(plan, made, on_change=self._server.changed, on_second=self._on_second)
+        if {uplink.interface for uplink in configuration.uplinks} & {link.interface for link in plan.links}:
             traffic.reject(EngineName.NFQUEUE, "the packet reader that pays has that interface's queue")
-        return traffic
+        return Counting(places=places, books=books, rates=rates, steering=steering, traffic=traffic)
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Everything is up inside; nothing of us is left after it."""
         async with contextlib.AsyncExitStack() as stack:
-            if self._traffic is not None:
-                await stack.enter_async_context(self._traffic.running())
+            if self._counting is not None:
+                await stack.enter_async_context(self._counting.running())
             if self._paying is not None:
                 await stack.enter_async_context(self._paying.running())
             await self._server.start()
@@ -70,22 +168,118 @@ class Agent:
     async def work(self) -> None:
         """Runs until cancelled; a fault in any part ends it all."""
         async with asyncio.TaskGroup() as group:
-            for part in (self._traffic, self._paying):
+            for part in (self._counting, self._paying):
                 if part is not None:
                     group.create_task(part.work())
 
-    async def _on_answer(self, answer: api.Answer) -> None:
-        if self._traffic is not None:
-            await self._traffic.answer(answer.number, allow=answer.allow)
+    async def _on_second(self, second: Second) -> None:
+        assert self._counting is not None, "it was just read"
+        steering, traffic = self._counting.steering, self._counting.traffic
+        await steering.on_second(second)
+        traffic.labels = steering.labels()
+        for number, allow in steering.standing_answers(traffic.open_questions()):
+            await traffic.answer(number, allow=allow)
 
-    def _snapshot(self) -> api.Snapshot:
+    async def _apply(self, plan: ShapingPlan) -> None:
+        assert self._counting is not None, "there is an engine"
+        await self._counting.traffic.apply(plan)
+
+    # --- for the service manager (`dataplane.service`) --------------------------------------------------------------
+
+    def status(self) -> str:
+        if self._counting is None:
+            return "pays on its uplinks"
+        steering = self._counting.steering
+        network = steering.situation.primary
+        return f"{steering.mode.mode.value}, on {network.title if network is not None else 'no network'}"
+
+    def heartbeat_ns(self) -> int:
+        return self._counting.traffic.last_second_ns if self._counting is not None else time.monotonic_ns()
+
+    # --- the desk ---------------------------------------------------------------------------------------------------
+
+    def snapshot(self) -> api.Snapshot:
         self._sequence += 1
+        counting = self._counting
         return snapshot_of(
             self._configuration,
             sequence=self._sequence,
             started_unix_s=self._started_unix_s,
-            now_ns=time.monotonic_ns(),
-            unix_s=int(time.time()),
+            now_ns=self._clock.monotonic_ns(),
+            unix_s=self._clock.unix_s(),
             paying=self._paying.view() if self._paying is not None else None,
-            traffic=self._traffic.view() if self._traffic is not None else None,
+            traffic=counting.traffic.view() if counting is not None else None,
+            steered=counting.view() if counting is not None else None,
+            notices=self._notices.all(),
         )
+
+    def why(self, flow: str) -> api.Why:
+        return explain(self.snapshot(), flow)
+
+    async def history(self, query: HistoryQuery) -> tuple[api.HistoryRow, ...]:
+        counting = self._counting_part()
+        return await counting.books.history(query, counting.places.known_networks())
+
+    async def statement(self, month: str) -> api.Statement:
+        counting = self._counting_part()
+        return await counting.books.statement(month, counting.places.known_networks())
+
+    async def replay(self, since_unix_s: int, until_unix_s: int) -> tuple[api.ReplayLine, ...]:
+        return await self._counting_part().books.replay(since_unix_s, until_unix_s)
+
+    async def answer(self, answer: api.Answer) -> None:
+        counting = self._counting_part()
+        traffic, steering = counting.traffic, counting.steering
+        question = next((each for each in traffic.open_questions() if each.number == answer.number), None)
+        await traffic.answer(answer.number, allow=answer.allow)
+        if question is not None and answer.term is not api.Term.ONCE:
+            steering.keep_answer(question.program, answer)
+        self._server.changed()
+
+    async def set_mode(self, change: api.ModeChange) -> None:
+        try:
+            await self._counting_part().steering.set_mode(change)
+        except LocalProtocolError as error:
+            raise Refused("no-such-mode", str(error)) from error
+        self._server.changed()
+
+    async def set_worth(self, change: api.WorthChange) -> None:
+        await self._counting_part().steering.set_worth(change)
+        self._server.changed()
+
+    async def trust(self, fingerprint: str) -> None:
+        if not self._counting_part().places.trust(fingerprint):
+            raise Refused("unknown-gateway", f"no gateway that was met has the fingerprint {fingerprint[:16]}…")
+        self._server.changed()
+
+    async def reload(self) -> None:
+        """Classes, rules, networks, rates and permissions; what was opened at the start stays as it was opened."""
+        if self._config_path is None:
+            raise Refused("no-configuration", "it was started without a configuration file")
+        new = await asyncio.to_thread(load, self._config_path)
+        for name in ("agent", "uplinks", "peers", "secretary", "settlement", "history"):
+            if getattr(new, name) != getattr(self._configuration, name):
+                raise Refused("needs-restart", f"[{name}] is read at the start only: restart the agent")
+        permissions = _permissions(new, self._config_path)
+        if self._counting is not None:
+            for link in new.links:
+                read_link(link.interface)
+            self._counting.steering.reload(new, self._config_path)
+            await self._counting.steering.replan()
+        self._server.permit(permissions)
+        self._configuration = new
+        self._notices.say(self._clock.unix_s(), "reload", f"{self._config_path} was read again")
+        self._server.changed()
+
+    async def stop(self) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    def _counting_part(self) -> Counting:
+        if self._counting is None:
+            raise Refused("not-counting", "this agent only pays: its configuration names no [[links]]")
+        return self._counting
+
+
+def _permissions(configuration: Configuration, config_path: Path | None) -> Permissions:
+    file = config_path if config_path is not None else "the defaults"
+    return permissions_of(configuration.api.readers, configuration.api.spenders, file=file)

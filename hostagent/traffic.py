@@ -1,18 +1,20 @@
 """Everybody's traffic: starts the best engine that works here, reads it once a second, and says what it saw.
 
 Decides: which engine runs (the first of `ebpf`, `nfqueue`, `sockets` that starts, or the one that was asked for), and
-when a meter cannot be believed. Refuses to know: how an engine counts; payments.
+when a meter cannot be believed. Refuses to know: how an engine counts; payments; why the plan is as it is: whoever
+steers (`hostagent.steering`) hears of every second, and says what the classes mean.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import heapq
 import logging
 import socket
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
 from ipaddress import ip_address
 
 import msgspec
@@ -27,8 +29,10 @@ from hostagent.payments.flows import Meter
 LOG = logging.getLogger("hostagent")
 SECOND_S = 1.0
 NS_PER_S = 1_000_000_000
-FLOWS_SHOWN = 200
+FLOWS_SHOWN = 2000
 """The busiest ones; the engine's own table has them all."""
+
+ACTIVE_NS = 5_000_000_000
 
 FLOWS_READ_EVERY_S = 5
 FEW_FLOWS = 2000
@@ -38,6 +42,42 @@ MISMATCH_PACKETS = 200
 """Fewer packets in a second are no reason to doubt a meter."""
 
 EngineMaker = Callable[[], HostEngine]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Second:
+    """What was read just now. `flows` None: not this time, there are many."""
+
+    reading: Reading
+    flows: list[FlowMeter] | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClassLabel:
+    """What a class of the plan means to a person."""
+
+    worth_nanodollars_per_mb: int | None = None
+    decision: str = ""  # "shares by worth", "waits: …"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LinkLabel:
+    """What an interface means to a person."""
+
+    network: str = ""
+    price_nanodollars_per_mb: int | None = None
+
+
+NO_CLASS_LABEL = ClassLabel()
+NO_LINK_LABEL = LinkLabel()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Labels:
+    """By class number and by interface index."""
+
+    classes: dict[int, ClassLabel] = field(default_factory=dict)
+    links: dict[int, LinkLabel] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,11 +107,19 @@ class Traffic:
     """`makers`: how each engine is made, the best first."""
 
     def __init__(
-        self, plan: ShapingPlan, makers: dict[EngineName, EngineMaker], *, on_change: Callable[[], None]
+        self,
+        plan: ShapingPlan,
+        makers: dict[EngineName, EngineMaker],
+        *,
+        on_change: Callable[[], None],
+        on_second: Callable[[Second], Awaitable[None]] | None = None,
     ) -> None:
         self._plan = plan
         self._makers = dict(makers)
         self._on_change = on_change
+        self._on_second = on_second
+        self.labels = Labels()
+        self.last_second_ns = time.monotonic_ns()
         self._engine: HostEngine | None = None
         self._rejected: list[tuple[EngineName, str]] = []
         self._rates = _Rates()
@@ -131,6 +179,7 @@ class Traffic:
                 LOG.warning("%s", fault)
                 self._doubts = (str(fault),)
             seconds += 1
+            self.last_second_ns = time.monotonic_ns()
             self._on_change()
             await asyncio.sleep(SECOND_S)
 
@@ -148,6 +197,8 @@ class Traffic:
             self._flows = await engine.flows()
             for flow in self._flows:
                 self._rates.add(("flow", flow.key), flow.sent, flow.received, self._reading.now_ns)
+        if self._on_second is not None:
+            await self._on_second(Second(reading=self._reading, flows=self._flows if with_flows else None))
         self._rates.forget(self._reading.now_ns)
         questions = await engine.questions()
         self._questions = tuple(
@@ -155,7 +206,7 @@ class Traffic:
                 number=question.number,
                 flow=flow_text(question.key),
                 program=name_of(question.program),
-                traffic_class=self._plan.classes[question.traffic_class].name,
+                traffic_class=self._class_name(question.traffic_class),
                 seconds_left=max(0, (question.expires_ns - time.monotonic_ns()) // NS_PER_S),
             )
             for question in questions
@@ -163,6 +214,21 @@ class Traffic:
 
     async def answer(self, number: int, *, allow: bool) -> None:
         await self._running().answer(number, allow=allow)
+
+    async def apply(self, plan: ShapingPlan) -> None:
+        """Another plan from now on. Raises EnvironmentFault."""
+        await self._running().apply(plan)
+        self._plan = plan
+
+    @property
+    def plan(self) -> ShapingPlan:
+        return self._plan
+
+    def program_of(self, flow: FlowMeter) -> Program | None:
+        return self._programs.get(flow.program_number)
+
+    def open_questions(self) -> tuple[api.Question, ...]:
+        return self._questions
 
     def _running(self) -> HostEngine:
         assert self._engine is not None, "it is started first"
@@ -184,6 +250,7 @@ class Traffic:
         )
 
     def _view_programs(self, reading: Reading) -> tuple[api.Program, ...]:
+        classes = self._class_by_program()
         lines = [
             api.Program(
                 name=name_of(program),
@@ -200,11 +267,29 @@ class Traffic:
                 sent_bit_s=self._rates.sent_bit_s(("program", program)),
                 received_bit_s=self._rates.received_bit_s(("program", program)),
                 received_ce_packets=received.ce_packets,
+                traffic_class=self._class_name(classes.get(program, -1)),
+                worth_nanodollars_per_mb=self._label(classes.get(program, -1)).worth_nanodollars_per_mb,
+                decision=self._label(classes.get(program, -1)).decision,
             )
             for program, (sent, received) in _by_program(reading).items()
             if sent.packets or received.packets or program.kind is Kind.UNATTRIBUTED
         ]
         return tuple(sorted(lines, key=lambda line: -(line.sent_bytes + line.received_bytes)))
+
+    def _class_by_program(self) -> dict[Program | None, int]:
+        """The class of most of a program's bytes, by the flows that are there."""
+        sums: dict[tuple[Program | None, int], int] = {}
+        for flow in self._flows:
+            place = (self._programs.get(flow.program_number), flow.traffic_class)
+            sums[place] = sums.get(place, 0) + flow.sent.bytes + flow.received.bytes
+        return {program: number for (program, number), _ in sorted(sums.items(), key=lambda item: item[1])}
+
+    def _class_name(self, number: int) -> str:
+        """ "" when it is not known, or the plan is younger than what was read and has fewer classes."""
+        return self._plan.classes[number].name if 0 <= number < len(self._plan.classes) else ""
+
+    def _label(self, number: int) -> ClassLabel:
+        return self.labels.classes.get(number, NO_CLASS_LABEL)
 
     def _view_link(self, link: LinkMeter) -> api.Link:
         return api.Link(
@@ -220,12 +305,19 @@ class Traffic:
         )
 
     def _view_flows(self) -> tuple[api.Flow, ...]:
-        shown = sorted(self._flows, key=lambda flow: -(flow.sent.bytes + flow.received.bytes))[:FLOWS_SHOWN]
-        return tuple(self._view_flow(flow) for flow in shown)
-
-    def _view_flow(self, flow: FlowMeter) -> api.Flow:
-        traffic_class = self._plan.classes[flow.traffic_class].name
         now_ns = time.monotonic_ns()
+        shown = heapq.nlargest(
+            FLOWS_SHOWN,
+            self._flows,
+            key=lambda flow: (now_ns - flow.last_ns < ACTIVE_NS, flow.sent.bytes + flow.received.bytes),
+        )
+        return tuple(self._view_flow(flow, now_ns) for flow in shown)
+
+    def _view_flow(self, flow: FlowMeter, now_ns: int) -> api.Flow:
+        traffic_class = self._class_name(flow.traffic_class)
+        label = self._label(flow.traffic_class)
+        link = self.labels.links.get(flow.key.interface_index, NO_LINK_LABEL)
+        program = self._programs.get(flow.program_number)
         return api.Flow(
             flow=flow_text(flow.key),
             rule="",
@@ -240,12 +332,17 @@ class Traffic:
             goodput_bit_s=None,
             marks=flow.received.ce_packets,
             path="",
-            reason=f"class {traffic_class}",
-            active=now_ns - flow.last_ns < 5 * NS_PER_S,
-            program=name_of(self._programs.get(flow.program_number)),
+            reason=label.decision or f"class {traffic_class}",
+            active=now_ns - flow.last_ns < ACTIVE_NS,
+            program=name_of(program),
             traffic_class=traffic_class,
             received_bytes=flow.received.bytes,
             received_bit_s=self._rates.received_bit_s(("flow", flow.key)),
+            task=program.task if program is not None else "",
+            destination=str(ip_address(flow.key.remote)),
+            worth_nanodollars_per_mb=label.worth_nanodollars_per_mb,
+            price_nanodollars_per_mb=link.price_nanodollars_per_mb,
+            network=link.network,
         )
 
 
@@ -316,7 +413,17 @@ def _doubts(before: Reading | None, now: Reading) -> list[str]:
 def _named(flow: api.Flow, seen: api.Flow | None) -> api.Flow:
     if seen is None:
         return flow
-    names = ("program", "traffic_class", "received_bytes", "received_bit_s")
+    names = (
+        "program",
+        "traffic_class",
+        "received_bytes",
+        "received_bit_s",
+        "task",
+        "destination",
+        "worth_nanodollars_per_mb",
+        "price_nanodollars_per_mb",
+        "network",
+    )
     return msgspec.structs.replace(flow, **{name: getattr(seen, name) for name in names})
 
 

@@ -6,15 +6,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 
+import msgspec
+
 from billpay.links import DifferenceLine, Direction
+from billpay.money import show_nanodollars
 from billpay.settlement import Standing
 from dataplane.supervisor import Health
 from hostagent import api
 from hostagent.configuration import Configuration
+from hostagent.desk import Refused
 from hostagent.payments.flowbook import FlowBook, flow_text
 from hostagent.payments.flows import Flow
 from hostagent.payments.granting import Granting
 from hostagent.payments.uplinks import Uplink, Uplinks
+from hostagent.steering import Steering
 from hostagent.traffic import TrafficView
 
 
@@ -29,6 +34,16 @@ class PayingView:
     granting: Granting
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SteeredView:
+    """What the counting part shows beside the traffic itself. `trouble`: of its books."""
+
+    steering: Steering
+    networks: tuple[api.Network, ...]
+    budgets: tuple[api.Budget, ...]
+    trouble: str
+
+
 def snapshot_of(
     configuration: Configuration,
     *,
@@ -38,19 +53,104 @@ def snapshot_of(
     unix_s: int,
     paying: PayingView | None,
     traffic: TrafficView | None,
+    steered: SteeredView | None = None,
+    notices: tuple[api.Notice, ...] = (),
 ) -> api.Snapshot:
     flows = _paying_flows(paying, now_ns) if paying is not None else ()
     return api.Snapshot(
         sequence=sequence,
         unix_s=unix_s,
-        status=_status(configuration, started_unix_s=started_unix_s, unix_s=unix_s, paying=paying, traffic=traffic),
+        status=_with_mode(
+            _status(configuration, started_unix_s=started_unix_s, unix_s=unix_s, paying=paying, traffic=traffic),
+            steered,
+            now_ns=now_ns,
+            unix_s=unix_s,
+        ),
         flows=traffic.name_flows(flows) if traffic is not None else flows,
         accounts=_accounts(paying.uplinks, paying.counters) if paying is not None else api.Accounts(links=()),
         paths=api.Paths(alternatives=_alternatives(paying.flows, now_ns) if paying is not None else ()),
         programs=traffic.programs if traffic is not None else (),
         links=traffic.links if traffic is not None else (),
         questions=traffic.questions if traffic is not None else (),
+        kinds=steered.steering.view_kinds() if steered is not None else (),
+        prices=steered.steering.view_prices() if steered is not None else (),
+        networks=steered.networks if steered is not None else (),
+        budgets=steered.budgets if steered is not None else (),
+        worths=steered.steering.view_worths() if steered is not None else (),
+        rules=steered.steering.view_rules() if steered is not None else (),
+        notices=notices,
     )
+
+
+def _with_mode(status: api.Status, steered: SteeredView | None, *, now_ns: int, unix_s: int) -> api.Status:
+    if steered is None:
+        return status
+    network, mode = steered.steering.situation.primary, steered.steering.mode
+    warnings = status.warnings
+    if steered.trouble:
+        warnings = (*warnings, api.Warning(code="history", message=steered.trouble, since_unix_s=unix_s))
+    return msgspec.structs.replace(
+        status,
+        mode=mode.mode,
+        trial_seconds_left=mode.seconds_left(now_ns),
+        network=network.title if network is not None else "",
+        warnings=warnings,
+        health=api.Health.DEGRADED if warnings and status.health is api.Health.OK else status.health,
+    )
+
+
+def explain(snapshot: api.Snapshot, wanted: str) -> api.Why:
+    """What decided about one flow: the one that is called so, or the busiest of those that `wanted` is a part of.
+
+    Raises Refused.
+    """
+    flow = _find_flow(snapshot.flows, wanted)
+    kind = next((each for each in snapshot.kinds if each.name == flow.traffic_class), None)
+    network = next((each for each in snapshot.networks if each.title == flow.network), None)
+    rules = [rule for rule in snapshot.rules if rule.kind == flow.traffic_class and _names(rule, flow)]
+    lines = [("program", f"{flow.program or 'nobody knows whose it is'}{f', task {flow.task}' if flow.task else ''}")]
+    if kind is not None:
+        because = f"by {rules[0].source}: {rules[0].condition}" if rules else "no rule names it"
+        lines.append(("kind", f"{kind.title} ({kind.name}), {because}"))
+        lines.append(("worth", f"{show_nanodollars(kind.worth_nanodollars_per_mb * 1000)} a gigabyte"))
+        lines.append(("share", f"weight {kind.weight} on a busy link; {kind.reason}"))
+    for price in snapshot.prices:
+        if network is None or price.interface == network.interface:
+            cost = show_nanodollars(price.nanodollars_per_mb * 1000)
+            lines.append(("price", f"{price.direction} on {price.interface}: {cost} a gigabyte; {price.reason}"))
+    if network is not None:
+        lines.append(("network", f"{network.title}; {_metered_text(network)}"))
+    lines += [("budget", f"{budget.name}: {budget.reason}") for budget in snapshot.budgets if budget.reason]
+    if flow.rule:
+        lines.append(("payment", f"{flow.rule}: {show_nanodollars(flow.amount_nanodollars)} a packet; {flow.reason}"))
+    else:
+        lines.append(("payment", "nobody is paid for it"))
+    if flow.path:
+        lines.append(("path", flow.path))
+    return api.Why(flow=flow.flow, lines=tuple(api.WhyLine(question=what, answer=text) for what, text in lines))
+
+
+def _find_flow(flows: tuple[api.Flow, ...], wanted: str) -> api.Flow:
+    exact = [flow for flow in flows if flow.flow == wanted]
+    found = exact or [flow for flow in flows if wanted in flow.flow or wanted == flow.program]
+    if not found:
+        raise Refused("unknown-flow", f"no flow is called {wanted!r}: `hostagent flows` lists them")
+    ends = {flow.flow for flow in found if flow.active} or {flow.flow for flow in found}
+    if len(ends) > 1 and not all(flow.program == wanted for flow in found):
+        raise Refused("unknown-flow", f"{len(ends)} flows are called {wanted!r}, as {found[0].flow}: say more of it")
+    return max(found, key=lambda flow: (flow.active, flow.rate_bit_s + flow.received_bit_s, flow.bytes))
+
+
+def _names(rule: api.Rule, flow: api.Flow) -> bool:
+    """Whether a rule's condition is about the flow's program, or about no program at all."""
+    parts = dict(part.split(" ", 1) for part in rule.condition.split(", ") if " " in part)
+    program = parts.get("program", "").rpartition("/")[2]
+    return program in ("", flow.program) and parts.get("task", flow.task) == flow.task
+
+
+def _metered_text(network: api.Network) -> str:
+    word = {True: "metered", False: "not metered", None: "whether it is metered is not known"}[network.metered]
+    return f"{word}: {network.metered_because}" if network.metered_because else word
 
 
 def _paying_flows(paying: PayingView, now_ns: int) -> tuple[api.Flow, ...]:

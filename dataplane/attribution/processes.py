@@ -10,6 +10,7 @@ A process that is gone gives None, never an exception: programs that live for a 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import time
@@ -290,3 +291,13 @@ def _read(path: str) -> bytes | None:
             return file.readall()
     except OSError:
         return None
+
+
+def running_executables(proc: str = "/proc") -> frozenset[str]:
+    """Absolute paths of whatever runs and may be seen by us. Takes some milliseconds."""
+    found = set()
+    for entry in os.scandir(proc):
+        if entry.name.isdigit():
+            with contextlib.suppress(OSError):
+                found.add(os.readlink(f"{proc}/{entry.name}/exe"))
+    return frozenset(found)

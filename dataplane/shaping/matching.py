@@ -106,12 +106,17 @@ class Matcher:
     ) -> int:
         """An index into the plan's classes. `remote` is packed, 4 or 16 bytes."""
         port = local_port if inbound else remote_port
-        for condition in self._conditions:
+        number = self.rule_of(program, protocol, port, remote)
+        return self._conditions[number].traffic_class if number is not None else _unruled(protocol, port)
+
+    def rule_of(self, program: Program, protocol: int, port: int, remote: bytes) -> int | None:
+        """Which rule decides, by its place in the plan; None: none does. `port`: the service's."""
+        for number, condition in enumerate(self._conditions):
             if condition.holds_for_flow(protocol, port, remote) and (
                 not condition.asks_program or condition.holds_for_program(program)
             ):
-                return condition.traffic_class
-        return _unruled(protocol, port)
+                return number
+        return None
 
     def class_of_anyone(
         self, protocol: int, local_port: int, remote: bytes, remote_port: int, inbound: bool
