@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 from collections.abc import AsyncIterator, Mapping, Sequence
-from pathlib import Path
 from typing import Final
 
 import msgspec
@@ -25,6 +23,7 @@ from hostagent.history.database import Retention
 from hostagent.history.statement import Contract
 from hostagent.history.store import History
 from hostagent.history.values import Increments, Payment
+from hostagent.keeping import put_aside, write_whole
 from hostagent.networks.known import KnownNetwork
 from hostagent.notices import Notices
 from hostagent.sharing.contracts import contract_of, plan_of
@@ -167,9 +166,7 @@ class Books:
         except FileNotFoundError:
             return {}
         except (OSError, msgspec.DecodeError) as error:
-            with contextlib.suppress(OSError):
-                self._plans_path.replace(self._plans_path.with_suffix(".broken"))
-            message = f"{self._plans_path} could not be read ({error}) and is put aside: data plans begin anew"
+            message = f"{put_aside(self._plans_path, error)}; data plans begin anew"
             self._notices.say(self._clock.unix_s(), "plans", message)
             return {}
 
@@ -234,17 +231,3 @@ class _Known:
 
     def __init__(self, network: KnownNetwork) -> None:
         self.key, self.title = network.key, network.name or network.title
-
-
-def write_whole(path: Path, data: bytes) -> None:
-    """Whole or not at all, for its owner alone. Raises EnvironmentFault."""
-    new = path.with_suffix(".new")
-    try:
-        descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        new.replace(path)
-    except OSError as error:
-        raise EnvironmentFault("write", str(path), error.strerror, "make room on the disk") from error

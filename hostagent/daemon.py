@@ -31,6 +31,7 @@ from hostagent.notices import Notices
 from hostagent.payments.paying import Paying
 from hostagent.permissions import Permissions, permissions_of
 from hostagent.rates import MeasuredRates
+from hostagent.said import Said
 from hostagent.server import LocalServer
 from hostagent.steering import Steering
 from hostagent.traffic import Second, Traffic
@@ -133,6 +134,15 @@ class Agent:
         places = Whereabouts(directory, search=configuration.discovery.gateway, clock=clock, notices=notices)
         books = Books(configuration, clock=clock, notices=notices)
         rates = MeasuredRates() if configuration.agent.measure_rates else None
+        said = Said(
+            directory,
+            mode_at_first=api.Mode(configuration.agent.mode),
+            clock=clock,
+            notices=notices,
+            running_programs=running_executables,
+        )
+        if first is not None:
+            said.mode.change(first, clock.monotonic_ns())
         steering = Steering(
             configuration=configuration,
             config_path=self._config_path or Path("(defaults)"),
@@ -142,10 +152,8 @@ class Agent:
             books=books,
             measuring=rates,
             apply=self._apply,
-            running_programs=running_executables,
+            said=said,
         )
-        if first is not None:
-            steering.mode.change(first, clock.monotonic_ns())
         plan = steering.first_plan()
         made = makers(configuration.agent.engine, state_directory=directory)
         traffic = Traffic(plan, made, on_change=self._server.changed, on_second=self._on_second)
@@ -177,7 +185,7 @@ class Agent:
         steering, traffic = self._counting.steering, self._counting.traffic
         await steering.on_second(second)
         traffic.labels = steering.labels()
-        for number, allow in steering.standing_answers(traffic.open_questions()):
+        for number, allow in steering.said.standing_answers(traffic.open_questions()):
             await traffic.answer(number, allow=allow)
 
     async def _apply(self, plan: ShapingPlan) -> None:
@@ -191,7 +199,7 @@ class Agent:
             return "pays on its uplinks"
         steering = self._counting.steering
         network = steering.situation.primary
-        return f"{steering.mode.mode.value}, on {network.title if network is not None else 'no network'}"
+        return f"{steering.said.mode.mode.value}, on {network.title if network is not None else 'no network'}"
 
     def heartbeat_ns(self) -> int:
         return self._counting.traffic.last_second_ns if self._counting is not None else time.monotonic_ns()
@@ -233,7 +241,7 @@ class Agent:
         question = next((each for each in traffic.open_questions() if each.number == answer.number), None)
         await traffic.answer(answer.number, allow=answer.allow)
         if question is not None and answer.term is not api.Term.ONCE:
-            steering.keep_answer(question.program, answer)
+            steering.said.answer(question.program, answer)
         self._server.changed()
 
     async def set_mode(self, change: api.ModeChange) -> None:

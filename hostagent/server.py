@@ -1,191 +1,319 @@
-"""The local API's server: the agent's snapshot over HTTP on a unix socket, for people and programs on this machine.
+"""The local API's server: HTTP on a unix socket for people and programs on this machine, docs/spec/local-api.md.
 
-Decides nothing: whoever may open the socket (0600) may look, and answer what the agent asks.  A reader that is too slow
-misses snapshots, one that takes nothing is cut off; none holds the agent up.  Refuses to know what a snapshot means.
+Decides: who may ask what (`hostagent.permissions`), what a request may say at all (`hostagent.endpoints`), and that
+nobody holds the agent up: a reader that is too slow misses snapshots, one that takes nothing is cut off, a change goes
+on when the one who asked for it leaves.  Refuses to know what an answer means: the `Desk` answers.
 """
 
 from __future__ import annotations
 
 import asyncio
-import os
+import logging
 import socket as sockets
-from collections.abc import Awaitable, Callable
+import time
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from contextlib import AsyncExitStack
 from pathlib import Path
+from typing import Any, Final
 
 import msgspec
 from aiohttp import web
 
-from billpay.errors import EnvironmentFault
-from hostagent import api
+from hostagent import answering, api, endpoints, listening
+from hostagent.answering import Answered, Handler
+from hostagent.desk import Desk, Refused
+from hostagent.endpoints import Endpoint
+from hostagent.listening import Door
+from hostagent.metrics import LoopLag, Metrics, ServerFacts
+from hostagent.permissions import Peer, Permissions, Right, peer_of
+from hostagent.streams import HEARTBEAT, Feed, Frame, Latest
 
+LOG = logging.getLogger("hostagent")
 MAX_STREAMS = 32
-EVENT_GAP_S = 0.25
-WRITE_S = 5.0  # a reader that takes nothing for so long is cut off
+HEARTBEAT_S = 10.0  # a stream says something at least so often
 SHUTDOWN_S = 0.5  # what requests under way get when the agent ends
-PROBE_S = 1.0  # to see whether another agent answers
-BACKLOG = 32
-ANSWER_BYTES_MAX = 4096
+QUESTIONS_AT_ONCE: Final = 4  # of those that need time
 
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+OWN_CONNECTIONS: Final = 256  # of root and the agent's own user
+USER_CONNECTIONS: Final = 64  # of each other user that may do something
+STRANGERS_CONNECTIONS: Final = 16  # of all that may not
+METRICS_CONNECTIONS: Final = 16  # on loopback, where nobody can tell whose they are
 
 
 class LocalServer:
-    """`snapshot()` is asked for each answer; `changed()` says that streams should look again; `on_answer` is told what
-    a person answers.
+    """`changed()` says that streams should look again; `permit()` changes who may do what.
+
+    `metrics_listen`: "127.0.0.1:9414" or "[::1]:9414", where /metrics and nothing else is answered, to anybody who can
+    connect there; "" for nowhere.
     """
 
     def __init__(
         self,
         socket: Path,
-        snapshot: Callable[[], api.Snapshot],
-        on_answer: Callable[[api.Answer], Awaitable[None]] | None = None,
+        desk: Desk | Callable[[], api.Snapshot],
+        permissions: Permissions | Callable[[api.Answer], Awaitable[None]] | None = None,
+        metrics_listen: str = "",
     ) -> None:
         self._socket = socket
-        self._snapshot = snapshot
-        self._on_answer = on_answer
-        self._runner: web.AppRunner | None = None
-        self._news = asyncio.Event()
-        self._streams = 0
-        self._ending = False
+        self._desk = desk_of(desk, None if isinstance(permissions, Permissions) else permissions)
+        self._permissions = permissions if isinstance(permissions, Permissions) else Permissions()
+        self._metrics_address = listening.loopback_address(metrics_listen) if metrics_listen else None
+        self._latest = Latest(self._desk.snapshot, time.monotonic)
+        self._feed = Feed(self._latest)
+        self._lag = LoopLag()
+        self._metrics = Metrics(self._latest.snapshot, self._facts)
+        self._changes: set[asyncio.Task[Any]] = set()
+        self._thinking = asyncio.Semaphore(QUESTIONS_AT_ONCE)
+        self._doors: list[Door] = []
+        self._parts: AsyncExitStack | None = None
 
     async def start(self) -> None:
-        """Raises EnvironmentFault when another agent answers there, or the socket cannot be made."""
-        assert self._runner is None, "it is started once"
-        self._ending = False
+        """Raises EnvironmentFault when another agent answers there, or a socket cannot be made."""
+        assert self._parts is None, "it is started once"
+        self._feed = Feed(self._latest)
+        async with AsyncExitStack() as stack:
+            listener = listening.unix_listener(self._socket, self._mode())
+            stack.callback(self._socket.unlink, missing_ok=True)  # only from now on: it is ours
+            stack.callback(listener.close)
+            await self._open(stack, answering.application(self._routes(), self._guard), listener, self._place)
+            if self._metrics_address is not None:
+                listener = listening.loopback_listener(*self._metrics_address)
+                stack.callback(listener.close)
+                alone = answering.application(
+                    {endpoints.METRICS: self._answer_metrics}, answering.loopback_guard(listener)
+                )
+                await self._open(stack, alone, listener, lambda _: (None, METRICS_CONNECTIONS))
+            stack.push_async_callback(_cancelled, asyncio.get_running_loop().create_task(self._lag.work()))
+            self._parts = stack.pop_all()
+
+    async def stop(self) -> None:
+        parts, self._parts = self._parts, None
+        if parts is None:
+            return
+        self._feed.end()
+        await self._finish_changes()
+        await parts.aclose()
+        self._doors.clear()
+
+    def changed(self) -> None:
+        self._feed.changed()
+
+    def permit(self, permissions: Permissions) -> None:
+        """From now on; who is connected is asked again at its next request."""
+        self._permissions = permissions
+        if self._parts is not None:
+            listening.change_mode(self._socket, self._mode())
+
+    @property
+    def metrics_port(self) -> int | None:
+        """That of the loopback, once started."""
+        return self._doors[1].port if len(self._doors) > 1 else None
+
+    def _mode(self) -> int:
+        return listening.PUBLIC_MODE if self._permissions.others_may else listening.PRIVATE_MODE
+
+    async def _open(
+        self,
+        stack: AsyncExitStack,
+        application: web.Application,
+        listener: sockets.socket,
+        place: Callable[[sockets.socket], listening.Place],
+    ) -> None:
         runner = web.AppRunner(
-            self._application(),
+            application,
             access_log=None,
             handle_signals=False,
             handler_cancellation=True,  # a stream ends when its reader leaves, not at the next change
             shutdown_timeout=SHUTDOWN_S,
         )
         await runner.setup()
-        try:
-            await web.SockSite(runner, _listener(self._socket), backlog=BACKLOG).start()
-        except BaseException:
-            await runner.cleanup()
-            raise
-        self._runner = runner  # only now: `stop` removes the socket, which must be ours
+        stack.push_async_callback(runner.cleanup)
+        assert runner.server is not None
+        door = Door(listener, runner.server, place)
+        door.open()
+        stack.push_async_callback(door.close)
+        self._doors.append(door)
 
-    async def stop(self) -> None:
-        runner, self._runner = self._runner, None
-        if runner is None:
-            return
-        self._socket.unlink(missing_ok=True)
-        self._ending = True
-        self.changed()
-        await runner.cleanup()
+    async def _finish_changes(self) -> None:
+        """Those under way get a moment; the one that stops us is not waited for."""
+        waiting = self._changes - {asyncio.current_task()}
+        if waiting:
+            _, late = await asyncio.wait(waiting, timeout=SHUTDOWN_S)
+            for task in late:
+                task.cancel()
 
-    def changed(self) -> None:
-        self._news.set()
-        self._news = asyncio.Event()
+    def _facts(self) -> ServerFacts:
+        connections = sum(door.connections for door in self._doors)
+        return ServerFacts(streams=self._feed.readers, connections=connections, lag_s=self._lag.longest_s)
 
-    def _application(self) -> web.Application:
-        application = web.Application(middlewares=[_problems], client_max_size=ANSWER_BYTES_MAX)
-        application.router.add_get("/v1/snapshot", self._answer(lambda snapshot: snapshot))
-        application.router.add_get("/v1/status", self._answer(lambda snapshot: snapshot.status))
-        application.router.add_get("/v1/flows", self._answer(lambda snapshot: snapshot.flows))
-        application.router.add_get("/v1/accounts", self._answer(lambda snapshot: snapshot.accounts))
-        application.router.add_get("/v1/paths", self._answer(lambda snapshot: snapshot.paths))
-        application.router.add_get("/v1/programs", self._answer(lambda snapshot: snapshot.programs))
-        application.router.add_get("/v1/questions", self._answer(lambda snapshot: snapshot.questions))
-        application.router.add_get("/v1/events", self._events)
-        application.router.add_post("/v1/answers", self._take_answer)
-        return application
+    # --- who may ask --------------------------------------------------------------------------------------------------
 
-    def _answer(self, part: Callable[[api.Snapshot], object]) -> Handler:
+    def _place(self, connection: sockets.socket) -> listening.Place:
+        peer = peer_of(connection)
+        if self._permissions.is_own(peer):
+            return "own", OWN_CONNECTIONS
+        if self._permissions.allows(peer, Right.READ):
+            return peer.user_id, USER_CONNECTIONS
+        return "strangers", STRANGERS_CONNECTIONS
+
+    def _guard(self, request: web.Request) -> None:
+        answering.refuse_browsers(request)
+        peer = _asking(request)
+        right = Right.READ if request.method in ("GET", "HEAD", "OPTIONS") else Right.SPEND
+        allowed = self._permissions.allows(peer, right)
+        if right is Right.SPEND:
+            what = f"{request.method} {request.path[:100]}".encode("ascii", "backslashreplace").decode()
+            verdict = "" if allowed else ": refused"
+            LOG.info("local API: %s by user %d, process %d%s", what, peer.user_id, peer.process_id, verdict)
+        if not allowed:
+            raise Answered(answering.NOT_ALLOWED, self._permissions.refusal(peer, right))
+
+    # --- what is answered ---------------------------------------------------------------------------------------------
+
+    def _routes(self) -> Mapping[Endpoint, Handler]:
+        routes: dict[Endpoint, Handler] = {
+            part: self._answer_part(part) for part in (*endpoints.PARTS, endpoints.WHOLE)
+        }
+        answers = self._answers()
+        routes |= {each: self._answer_question(each, answers[each.name]) for each in endpoints.QUESTIONS}
+        routes |= {each: self._make_change(each, answers[each.name]) for each in endpoints.CHANGES}
+        routes[endpoints.EVENTS] = self._events
+        routes[endpoints.OPENAPI] = _answer_openapi  # made when somebody asks
+        routes[endpoints.METRICS] = self._answer_metrics
+        return routes
+
+    def _answers(self) -> dict[str, Callable[[Any], Awaitable[object]]]:
+        desk = self._desk
+
+        async def why(question: endpoints.WhyQuestion) -> api.Why:
+            return desk.why(question.flow)
+
+        async def history(question: endpoints.HistoryQuestion) -> tuple[api.HistoryRow, ...]:
+            return await desk.history(question.query(int(time.time())))
+
+        async def replay(question: endpoints.ReplayQuestion) -> tuple[api.ReplayLine, ...]:
+            return await desk.replay(*endpoints.period(question.since, question.until, int(time.time())))
+
+        return {
+            "why": why,
+            "history": history,
+            "statement": lambda question: desk.statement(question.month),
+            "replay": replay,
+            "answers": desk.answer,
+            "mode": desk.set_mode,
+            "worths": desk.set_worth,
+            "trust": lambda body: desk.trust(body.fingerprint),
+            "reload": lambda _: desk.reload(),
+            "stop": lambda _: desk.stop(),
+        }
+
+    def _answer_part(self, endpoint: Endpoint) -> Handler:
         async def handler(request: web.Request) -> web.StreamResponse:
-            body = msgspec.json.encode(part(self._snapshot()))
-            response = web.Response(body=body, content_type="application/json")
-            try:
-                async with asyncio.timeout(WRITE_S):
-                    await response.prepare(request)
-                    await response.write_eof()
-            except (TimeoutError, ConnectionError):
-                _cut_off(request)
-            return response
+            answering.no_query(request)
+            return await answering.send(request, self._latest.encoded(endpoint.name))
 
         return handler
 
-    async def _take_answer(self, request: web.Request) -> web.StreamResponse:
-        try:
-            answer = msgspec.json.decode(await request.read(), type=api.Answer)
-        except msgspec.DecodeError as error:
-            raise web.HTTPBadRequest(reason=str(error).replace("\n", " ")) from error
-        if self._on_answer is not None:
-            await self._on_answer(answer)
-        return web.Response(body=b"{}", content_type="application/json")
+    def _answer_question(self, endpoint: Endpoint, ask: Callable[[Any], Awaitable[object]]) -> Handler:
+        async def handler(request: web.Request) -> web.StreamResponse:
+            question = answering.parameters(request, endpoint)
+            async with self._thinking:
+                answer = await answering.of_desk(lambda: ask(question))
+            return await answering.send(request, msgspec.json.encode(answer))
+
+        return handler
+
+    def _make_change(self, endpoint: Endpoint, change: Callable[[Any], Awaitable[object]]) -> Handler:
+        async def handler(request: web.Request) -> web.StreamResponse:
+            answering.no_query(request)
+            body = await answering.body(request, endpoint)
+            await self._to_its_end(answering.of_desk(lambda: change(body)))
+            self.changed()
+            return await answering.send(request, b"{}")
+
+        return handler
+
+    async def _to_its_end(self, change: Coroutine[Any, Any, object]) -> None:
+        """Even if the one who asked leaves: half a change is worse than a change that nobody waits for."""
+        task = asyncio.get_running_loop().create_task(change)
+        self._changes.add(task)
+        task.add_done_callback(self._changes.discard)
+        await asyncio.shield(task)
+
+    async def _answer_metrics(self, request: web.Request) -> web.StreamResponse:
+        answering.no_query(request)
+        return await answering.send(request, *self._metrics.text(request.headers.get("Accept", "")))
 
     async def _events(self, request: web.Request) -> web.StreamResponse:
-        """JSON lines: a snapshot now, and one after each change, at most four a second."""
-        if self._streams >= MAX_STREAMS:
-            raise web.HTTPTooManyRequests(reason=f"{MAX_STREAMS} streams are open")
-        self._streams += 1
-        response = web.StreamResponse(headers={"Content-Type": "application/jsonl"})
-        try:
-            await response.prepare(request)
-            while not self._ending:
-                news = self._news
-                async with asyncio.timeout(WRITE_S):
-                    await response.write(msgspec.json.encode(self._snapshot()) + b"\n")
-                await asyncio.sleep(EVENT_GAP_S)
-                await news.wait()
-        except (TimeoutError, ConnectionError):  # too slow, or gone
-            _cut_off(request)
-        finally:
-            self._streams -= 1
+        """A snapshot now, and one after each change, at most four a second."""
+        answering.no_query(request)
+        if self._feed.readers >= MAX_STREAMS:
+            raise Answered(answering.TOO_MANY_STREAMS, f"{MAX_STREAMS} streams are open")
+        headers = {"Content-Type": endpoints.EVENT_STREAM, "Cache-Control": "no-store"}
+        response = web.StreamResponse(headers=headers)
+        with self._feed.reading():
+            try:
+                await response.prepare(request)
+                await self._follow(response, _asking(request))
+            except (TimeoutError, ConnectionError):  # too slow, or gone
+                answering.cut_off(request)
         return response
 
-
-def _cut_off(request: web.Request) -> None:
-    """What it has not read is thrown away with the connection, which would otherwise wait for the reader for ever."""
-    if request.transport is not None:
-        request.transport.abort()
-
-
-def _listener(path: Path) -> sockets.socket:
-    """A socket of mode 0600 from its first moment on.  Raises EnvironmentFault."""
-    listener = sockets.socket(sockets.AF_UNIX, sockets.SOCK_STREAM)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _make_room(path)
-        os.fchmod(listener.fileno(), 0o600)  # Linux creates the file with the mode of the unbound socket
-        listener.bind(str(path))
-        listener.setblocking(False)
-    except OSError as error:
-        listener.close()
-        cause = error.strerror or error
-        raise EnvironmentFault("listen on", str(path), cause, "name another socket, or check its folder") from error
-    except EnvironmentFault:
-        listener.close()
-        raise
-    return listener
+    async def _follow(self, response: web.StreamResponse, peer: Peer) -> None:
+        frame: Frame | None = None
+        while True:
+            try:
+                async with asyncio.timeout(HEARTBEAT_S):
+                    frame = await self._feed.after(frame)
+            except TimeoutError:
+                await answering.write(response, HEARTBEAT)
+                continue
+            if frame is None or not self._permissions.allows(peer, Right.READ):
+                return
+            await answering.write(response, frame.text)
 
 
-def _make_room(path: Path) -> None:
-    """Removes what a killed agent left; never the socket of a living one, or somebody's file."""
-    if not os.path.lexists(path):
-        return
-    if not path.is_socket():
-        raise EnvironmentFault("listen on", str(path), "it is there and is not a socket", "name another socket")
-    with sockets.socket(sockets.AF_UNIX, sockets.SOCK_STREAM) as probe:
-        probe.settimeout(PROBE_S)
-        try:
-            probe.connect(str(path))
-        except (ConnectionRefusedError, FileNotFoundError):  # stale, or just gone
-            path.unlink(missing_ok=True)
-            return
-        except (TimeoutError, BlockingIOError):  # somebody listens who does not get round to it
-            pass
-    cause = "another agent answers there"
-    raise EnvironmentFault("listen on", str(path), cause, "stop the other agent, or name another socket")
+def _asking(request: web.Request) -> Peer:
+    """Raises OSError when the connection is gone."""
+    if request.transport is None:
+        raise ConnectionResetError("the reader left")
+    return peer_of(request.transport.get_extra_info("socket"))
 
 
-@web.middleware
-async def _problems(request: web.Request, handler: Handler) -> web.StreamResponse:
-    try:
-        return await handler(request)
-    except web.HTTPException as error:
-        code = {404: "unknown-path", 405: "wrong-method", 429: "too-many-streams"}.get(error.status, "malformed")
-        body = msgspec.json.encode({"code": code, "message": f"{request.method} {request.path}: {error.reason}"})
-        return web.Response(body=body, status=error.status, content_type="application/json")
+async def _answer_openapi(request: web.Request) -> web.StreamResponse:
+    from hostagent.openapi import document
+
+    answering.no_query(request)
+    return await answering.send(request, msgspec.json.encode(document()))
+
+
+async def _cancelled(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
+def desk_of(
+    desk: Desk | Callable[[], api.Snapshot], on_answer: Callable[[api.Answer], Awaitable[None]] | None = None
+) -> Desk:
+    """A desk that has a snapshot and takes answers, and refuses everything else."""
+    return _SmallDesk(desk, on_answer) if callable(desk) else desk
+
+
+class _SmallDesk:
+    def __init__(
+        self, snapshot: Callable[[], api.Snapshot], on_answer: Callable[[api.Answer], Awaitable[None]] | None
+    ) -> None:
+        self.snapshot = snapshot
+        self._on_answer = on_answer
+
+    async def answer(self, answer: api.Answer) -> None:
+        if self._on_answer is not None:
+            await self._on_answer(answer)
+
+    def why(self, flow: str) -> api.Why:
+        raise Refused("unknown-flow", f"nothing is known of {flow}")
+
+    async def _refuse(self, *_arguments: Any, **_named: Any) -> Any:
+        raise Refused("not-here", "this agent cannot do that")
+
+    history = statement = replay = set_mode = set_worth = trust = reload = stop = _refuse

@@ -2,12 +2,11 @@
 
 Decides the order: where are we (`whereabouts`) → what can the links carry (`rates`) → what does a person say → what
 does the data plan allow (`books`) → the plan; and from the reading: demands → prices → internal money → books. The
-decisions themselves are in `hostagent.sharing`, pure. Refuses to know: engines (it is given `apply`), payments, sockets.
+decisions themselves are in `hostagent.sharing`, pure. Refuses to know: engines (it is given `apply`) and payments.
 """
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import socket
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
@@ -15,35 +14,30 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol
 
-from billpay.errors import EnvironmentFault
-from dataplane.metering import FlowMeter, Program, Reading
-from dataplane.shaping.matching import Matcher
+from dataplane.metering import Reading
 from dataplane.shaping.plan import ShapingPlan
-from hostagent import api, kept
+from hostagent import api
 from hostagent.books import Books
 from hostagent.clock import Clock
 from hostagent.configuration import Configuration, Terms, terms_of
-from hostagent.desk import Refused
 from hostagent.history.accumulator import NetworkPrice, Surroundings
-from hostagent.mode import ModeKeeper
 from hostagent.networks.known import KnownNetwork
 from hostagent.networks.situation import ActiveNetwork, Situation
 from hostagent.notices import Notices
-from hostagent.sharing.clearing import Clearing, Demand, InternalAccount, LinkClearing
+from hostagent.said import Said
 from hostagent.sharing.contracts import tariff_text
-from hostagent.sharing.demand import Demands, Moved, Moves
+from hostagent.sharing.demand import Demands, Moved
 from hostagent.sharing.links import CountedLink, OnNetwork, Rates, choose_links, said_of
 from hostagent.sharing.policy import (
     RUNS,
     Policy,
-    Source,
     Verdict,
     changed,
     compose,
-    condition_text,
     counting_only,
 )
-from hostagent.sharing.words import Words
+from hostagent.sharing.pricing import Pricing
+from hostagent.sharing.rule_hits import RuleHits
 from hostagent.traffic import ClassLabel, Labels, LinkLabel, Second
 
 LOG = logging.getLogger("hostagent")
@@ -80,15 +74,6 @@ class OnTunnel:
     interface: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PriceNow:
-    """Of one link and direction."""
-
-    interface: str
-    direction: str
-    clearing: Clearing
-
-
 class Steering:
     """One for an agent's life. `apply` gives the engine another plan, and is called only when it is another one."""
 
@@ -103,7 +88,7 @@ class Steering:
         books: Books,
         measuring: Measuring | None,
         apply: Callable[[ShapingPlan], Awaitable[None]],
-        running_programs: Callable[[], frozenset[str]],
+        said: Said,
     ) -> None:
         self._configuration = configuration
         self._terms: Terms = terms_of(configuration, config_path)
@@ -111,27 +96,18 @@ class Steering:
         self._looking = looking
         self._notices = notices
         self._apply = apply
-        self._running_programs = running_programs
         self._books = books
         self._measuring = measuring
-        said, trouble = kept.read(configuration.state_directory)
-        if trouble:
-            notices.say(clock.unix_s(), "said", trouble)
-        self._kept = said
-        self._words = Words(said.words)
-        self.mode = ModeKeeper(said.mode or api.Mode(configuration.agent.mode))
+        self.said = said
         self.situation = Situation()
         self.links: tuple[CountedLink, ...] = ()
         self._measured: dict[str, Rates] = {}
         self.verdicts: Mapping[str, Verdict] = {}
         self._policy: Policy | None = None
-        self._matcher: Matcher | None = None
+        self._rules: RuleHits | None = None
         self._applied: ShapingPlan | None = None
         self._demands = Demands()
-        self._clearings: dict[tuple[str, str], LinkClearing] = {}
-        self.prices: tuple[PriceNow, ...] = ()
-        self._internal = InternalAccount()
-        self._rule_hits: dict[tuple[Source, str, str], int] = {}
+        self.pricing = Pricing()
         self._seconds = 0
         self._indexes: dict[int, str] = {}
 
@@ -149,6 +125,11 @@ class Steering:
         assert self._policy is not None, "the first plan is made first"
         return self._policy
 
+    @property
+    def rules(self) -> RuleHits:
+        assert self._rules is not None, "the first plan is made first"
+        return self._rules
+
     def _networks(self) -> list[OnNetwork]:
         """Where we are, and the VPNs that go over it."""
         tunnels = [
@@ -165,13 +146,11 @@ class Steering:
             self._configuration.networks,
             self._measured,
         )
-        before = self._policy
         shaped = [link.shaped for link in self.links]
-        self._policy = compose(self._terms.kinds, self._terms.rules, self._words.all(), shaped, self.verdicts)
-        if before is None or before.plan.rules != self._policy.plan.rules:
-            self._matcher = Matcher(self._policy.plan)
+        self._policy = compose(self._terms.kinds, self._terms.rules, self.said.words.all(), shaped, self.verdicts)
+        self._rules = self._rules.after(self._policy) if self._rules is not None else RuleHits(self._policy)
         self._indexes = _indexes(self.links)
-        return self._policy.plan if self.mode.acts else counting_only(self._policy.plan)
+        return self._policy.plan if self.said.mode.acts else counting_only(self._policy.plan)
 
     async def replan(self) -> None:
         """The engine hears of it when something changed. Raises EnvironmentFault."""
@@ -185,23 +164,12 @@ class Steering:
     async def on_second(self, second: Second) -> None:
         """Raises EnvironmentFault when the engine does not take a plan."""
         self._seconds += 1
-        now = self._clock.moment()
+        await self.said.on_second()
         self._look()
-        for word in self._words.expire(now):
-            self._notices.say(now.unix_s, "word", f"what you said of {word.program} is over")
-            self._keep()
-        if self._words.waits_for_end_of() and self._seconds % LOOK_FOR_QUIT_EVERY_S == 0:
-            running = await asyncio.to_thread(self._running_programs)
-            for word in self._words.quit(running):
-                self._notices.say(now.unix_s, "word", f"{word.program} has quit: what you said of it is over")
-                self._keep()
-        if self.mode.rolled_back(self._clock.monotonic_ns()):
-            self._notices.say(now.unix_s, "mode", "nobody confirmed: it only counts again, and nothing is changed")
-            self._keep()
         self._measure(second.reading)
         moves = self._demands.look(second.reading, second.flows)
-        self._count_rules(moves.new_flows, second)
-        self._price(moves)
+        self.rules.count(moves.new_flows, second.reading)
+        self.pricing.on_moves(moves, self._demands, self.links, self._indexes, self.policy)
         self._books.on_second(second, self._surroundings())
         if self._seconds % JUDGE_EVERY_S == 0:
             self._judge()
@@ -271,7 +239,7 @@ class Steering:
             text = f"{kind.title}: at most {each.cap_bit_s / 1e6:g} Mbit/s, as configured"
         else:
             text = f"{kind.title}: shares by worth, weight {each.weight}"
-        return text if self.mode.acts else f"{text} (would: it only counts)"
+        return text if self.said.mode.acts else f"{text} (would: it only counts)"
 
     def view_kinds(self) -> tuple[api.Kind, ...]:
         indexes = list(self._indexes)
@@ -294,7 +262,7 @@ class Steering:
                     received_bytes=total.received_bytes,
                     cap_bit_s=each.cap_bit_s,
                     state=verdict.state,
-                    spent_nanodollars=self._internal.nanodollars(kind.name),
+                    spent_nanodollars=self.pricing.internal.nanodollars(kind.name),
                     reason=self.decision(number),
                 )
             )
@@ -325,7 +293,7 @@ class Steering:
                 used_ppm=each.clearing.used_ppm,
                 reason=each.clearing.reason,
             )
-            for each in self.prices
+            for each in self.pricing.prices
         )
 
     def line_rates(self) -> dict[str, Rates]:
@@ -337,144 +305,27 @@ class Steering:
         sections = self._configuration.networks
         return {network.key: tariff_text(said_of(sections, network)) for network in self.situation.networks}
 
-    def view_worths(self) -> tuple[api.Worth, ...]:
-        now = self._clock.moment()
-        return tuple(
-            api.Worth(
-                program=word.program,
-                kind=word.kind,
-                nanodollars_per_mb=word.nanodollars_per_mb,
-                term=word.term,
-                seconds_left=None if (left := word.seconds_left(now)) is None else max(0, left),
-            )
-            for word in self._words.all()
-        )
-
-    def _price(self, moves: Moves) -> None:
-        kinds, classes = self.policy.kinds, self.policy.plan.classes
-        indexes = {name: index for index, name in self._indexes.items()}
-        prices = []
-        for link in self.links:
-            index = indexes.get(link.interface, -1)
-            rates = [self._demands.rate(index, number) for number in range(len(kinds))]
-            for direction, at, limit in (
-                ("out", 0, link.shaped.egress_bit_s or link.rates.egress_bit_s),
-                ("in", 1, link.shaped.ingress_bit_s or link.rates.ingress_bit_s),
-            ):
-                demands = [
-                    Demand(
-                        kind=kind.name,
-                        bit_s=rate[at],
-                        worth_nanodollars_per_mb=kind.worth_nanodollars_per_mb,
-                        weight=each.weight,
-                        capped=each.cap_bit_s is not None and rate[at] * 10 >= each.cap_bit_s * 8,
-                    )
-                    for kind, each, rate in zip(kinds, classes, rates, strict=True)
-                    if rate[at]
-                ]
-                clearing = self._clearings.setdefault((link.interface, direction), LinkClearing())
-                priced = clearing.clear(limit, demands)
-                prices.append(PriceNow(interface=link.interface, direction=direction, clearing=priced))
-                owed = {
-                    kinds[number].name: moved[at]
-                    for (interface, number), moved in moves.kinds.items()
-                    if interface == index and number < len(kinds)
-                }
-                self._internal.charge(owed, priced.nanodollars_per_mb)
-        self.prices = tuple(prices)
-
     def _surroundings(self) -> Surroundings:
-        by_link = {(each.interface, each.direction): each.clearing.nanodollars_per_mb for each in self.prices}
         return Surroundings(
             networks={link.interface: link.network for link in self.links},
             interfaces=self._indexes,
             kinds=[kind.name for kind in self.policy.kinds],
             prices={
                 link.network: NetworkPrice(
-                    by_link.get((link.interface, "out"), 0), by_link.get((link.interface, "in"), 0)
+                    self.pricing.of(link.interface, "out"), self.pricing.of(link.interface, "in")
                 )
                 for link in self.links
             },
         )
 
-    # --- rules and reasons ------------------------------------------------------------------------------------------
-
-    def _count_rules(self, flows: Sequence[FlowMeter], second: Second) -> None:
-        programs = {meter.number: meter.program for meter in second.reading.programs}
-        for flow in flows:
-            number = self.rule_of(flow, programs.get(flow.program_number))
-            if number is not None:
-                place = self._rule_place(number)
-                self._rule_hits[place] = self._rule_hits.get(place, 0) + 1
-
-    def rule_of(self, flow: FlowMeter, program: Program | None) -> int | None:
-        """Which rule put the flow into its class, by its place in the plan; None: none did.
-
-        Whether the flow came to us is not in the meter: the port under which a rule agrees with its class decides.
-        """
-        if self._matcher is None or program is None:
-            return None
-        for port in (flow.key.remote_port, flow.key.local_port):
-            number = self._matcher.rule_of(program, flow.key.protocol, port, flow.key.remote)
-            if number is not None and self.policy.plan.rules[number].traffic_class == flow.traffic_class:
-                return number
-        return None
-
-    def _rule_place(self, number: int) -> tuple[Source, str, str]:
-        """What a rule is counted by: its number changes when another one is put before it."""
-        rule = self.policy.plan.rules[number]
-        kind = self.policy.kinds[rule.traffic_class].name
-        return self.policy.sources[number], condition_text(rule.match), kind
-
-    def view_rules(self) -> tuple[api.Rule, ...]:
-        places = (self._rule_place(number) for number in range(len(self.policy.plan.rules)))
-        return tuple(
-            api.Rule(
-                number=number,
-                source=place[0].value,
-                condition=place[1],
-                kind=place[2],
-                flows=self._rule_hits.get(place, 0),
-            )
-            for number, place in enumerate(places)
-        )
-
-    # --- what a person says -----------------------------------------------------------------------------------------
-
     async def set_mode(self, change: api.ModeChange) -> None:
-        self.mode.change(change, self._clock.monotonic_ns())
-        if change.mode is api.Mode.ACT and not change.trial_s:
-            self._kept = kept.Kept(mode=self.mode.kept, confirmed=True, words=self._kept.words)
-        self._keep()
+        self.said.set_mode(change)
         await self.replan()
 
     async def set_worth(self, change: api.WorthChange) -> None:
-        if change.kind is not None and all(kind.name != change.kind for kind in self._terms.kinds):
-            names = ", ".join(kind.name for kind in self._terms.kinds)
-            raise Refused("unknown-kind", f"there is no kind {change.kind!r}: there are {names}")
-        self._words.say(
-            change.program,
-            change.term,
-            self._clock.moment(),
-            kind=change.kind,
-            nanodollars_per_mb=change.nanodollars_per_mb,
-        )
-        self._keep()
+        """Raises Refused."""
+        self.said.set_worth(change, [kind.name for kind in self._terms.kinds])
         await self.replan()
-
-    def keep_answer(self, program: str, answer: api.Answer) -> None:
-        """The same answer to the program's next questions, for as long as was said."""
-        self._words.say(program, answer.term, self._clock.moment(), allow=answer.allow)
-        self._keep()
-
-    def standing_answers(self, questions: Sequence[api.Question]) -> list[tuple[int, bool]]:
-        """To those of `questions` that were answered before."""
-        found = []
-        for question in questions:
-            word = self._words.of(question.program)
-            if word is not None and word.allow is not None:
-                found.append((question.number, word.allow))
-        return found
 
     def reload(self, configuration: Configuration, config_path: Path) -> None:
         """Raises ConfigurationError, and nothing is changed then."""
@@ -482,14 +333,6 @@ class Steering:
         self._configuration = configuration
         self._books.reload(configuration)
         self._judge()
-
-    def _keep(self) -> None:
-        """What cannot be written holds all the same, and is said."""
-        self._kept = kept.Kept(mode=self.mode.kept, confirmed=self._kept.confirmed, words=self._words.all())
-        try:
-            kept.write(self._configuration.state_directory, self._kept)
-        except EnvironmentFault as fault:
-            self._notices.say(self._clock.unix_s(), "said", f"holds until the agent ends only: {fault}")
 
 
 def _indexes(links: Sequence[CountedLink]) -> dict[int, str]:

@@ -76,8 +76,8 @@ def snapshot_of(
         prices=steered.steering.view_prices() if steered is not None else (),
         networks=steered.networks if steered is not None else (),
         budgets=steered.budgets if steered is not None else (),
-        worths=steered.steering.view_worths() if steered is not None else (),
-        rules=steered.steering.view_rules() if steered is not None else (),
+        worths=steered.steering.said.view() if steered is not None else (),
+        rules=steered.steering.rules.view() if steered is not None else (),
         notices=notices,
     )
 
@@ -85,7 +85,7 @@ def snapshot_of(
 def _with_mode(status: api.Status, steered: SteeredView | None, *, now_ns: int, unix_s: int) -> api.Status:
     if steered is None:
         return status
-    network, mode = steered.steering.situation.primary, steered.steering.mode
+    network, mode = steered.steering.situation.primary, steered.steering.said.mode
     warnings = status.warnings
     if steered.trouble:
         warnings = (*warnings, api.Warning(code="history", message=steered.trouble, since_unix_s=unix_s))

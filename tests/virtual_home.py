@@ -10,10 +10,12 @@ from zoneinfo import ZoneInfo
 from dataplane.metering import FlowKey, FlowMeter, Kind, LinkMeter, Program, ProgramMeter, Reading, Tally
 from dataplane.shaping.matching import Matcher
 from dataplane.shaping.plan import ShapingPlan
+from hostagent.api import Mode
 from hostagent.books import Books
 from hostagent.configuration import Configuration, default_configuration
 from hostagent.networks.situation import ActiveNetwork, NetworkKind, Situation
 from hostagent.notices import Notices
+from hostagent.said import Said
 from hostagent.sharing.links import Rates
 from hostagent.sharing.words import Moment
 from hostagent.steering import Steering
@@ -93,7 +95,13 @@ class VirtualHome:
             books=self.books,
             measuring=None,
             apply=self._apply,
-            running_programs=lambda: self.running,
+            said=Said(
+                directory,
+                mode_at_first=Mode(self.configuration.agent.mode),
+                clock=self.clock,
+                notices=self.notices,
+                running_programs=lambda: self.running,
+            ),
         )
         self.plan = self.steering.first_plan()
 

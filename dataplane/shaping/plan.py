@@ -23,6 +23,8 @@ RULES_MAX: Final = 256
 LINKS_MAX: Final = 16
 
 BitRate = Annotated[int, msgspec.Meta(ge=64_000, le=400_000_000_000)]
+CapRate = Annotated[int, msgspec.Meta(ge=8, le=400_000_000_000)]
+"""A class may be held back much more than a link can be slow: what waits for a data plan has a byte a second."""
 Weight = Annotated[int, msgspec.Meta(ge=1, le=1000)]
 Port = Annotated[int, msgspec.Meta(ge=0, le=65535)]
 
@@ -46,7 +48,7 @@ class TrafficClass(Value, frozen=True, kw_only=True):
     """
 
     name: str
-    cap_bit_s: BitRate | None = None
+    cap_bit_s: CapRate | None = None
     flow_cap_bit_s: BitRate | None = None
     minimum_bit_s: Annotated[int, msgspec.Meta(ge=0, le=400_000_000_000)] = 0
     weight: Weight = 1

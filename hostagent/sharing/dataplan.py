@@ -143,8 +143,13 @@ class DataPlan:
         return self.picodollars_per_byte * BYTES_PER_MB // PICODOLLARS_PER_NANODOLLAR
 
     @property
+    def is_hard(self) -> bool:
+        """Without a bundle there is nothing to be beyond of."""
+        return self.hard and self.bundle_bytes > 0
+
+    @property
     def pays_beyond(self) -> bool:
-        return self.beyond is Beyond.COSTS and not self.hard
+        return self.beyond is Beyond.COSTS and not self.is_hard
 
     def counted(self, *, sent_bytes: int, received_bytes: int) -> int:
         """The bytes that the plan counts."""
@@ -395,7 +400,7 @@ def _never_stopped(kind: PlanKind, scene: _Scene) -> Verdict:
         return Verdict(reason="nothing is metered here")
     if scene.left > 0:
         return Verdict(reason="cannot wait: the plan is kept for it")
-    if scene.plan.hard and not kind.essential:
+    if scene.plan.is_hard and not kind.essential:
         return Verdict(
             state=api.KindState.SLOWED,
             cap_bit_s=scene.plan.floor_bit_s,
@@ -498,7 +503,7 @@ def _budget(scene: _Scene) -> api.Budget:
         limit=scene.limit,
         used=scene.used,
         resets_unix_s=usage.period.end_unix_s,
-        hard=plan.hard,
+        hard=plan.is_hard,
         burn_per_day=rest // outlook.days_left if outlook.is_known else _pace_per_day(scene),
         forecast=scene.used + rest,
         flat_nanodollars_per_month=flat,
@@ -531,7 +536,7 @@ def _reason(scene: _Scene, forecast: int, flat_nanodollars: int) -> str:
     if scene.left == 0:
         beyond = {
             Beyond.COSTS: "nothing beyond it is wanted"
-            if scene.plan.hard
+            if scene.plan.is_hard
             else f"a megabyte costs {show_nanodollars(scene.plan.beyond_nanodollars_per_mb, currency)}",
             Beyond.THROTTLED: "the provider throttles",
             Beyond.CUT_OFF: "the provider cuts off",

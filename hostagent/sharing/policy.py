@@ -7,7 +7,7 @@ words, then the configuration's rules, then the shipped table of kinds. Refuses 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
@@ -158,7 +158,7 @@ def condition_text(match: Match) -> str:
 
 
 def _word_kinds(kinds: Sequence[KindTerms], words: Sequence[Word]) -> tuple[KindTerms, ...]:
-    """A kind of its own for each program whose worth a person named."""
+    """A kind of its own for each program whose worth a person named: it does not wait for a data plan any more."""
     room = CLASSES_MAX - len(kinds)
     named = [word for word in words if word.nanodollars_per_mb is not None]
     return tuple(
@@ -215,7 +215,3 @@ def _fit(kinds: Sequence[KindTerms]) -> tuple[int, int]:
 def changed(before: ShapingPlan | None, after: ShapingPlan) -> bool:
     """Whether an engine has to be told."""
     return before is None or msgspec.json.encode(before) != msgspec.json.encode(after)
-
-
-def with_worth(kind: KindTerms, nanodollars_per_mb: int) -> KindTerms:
-    return replace(kind, worth_nanodollars_per_mb=nanodollars_per_mb)

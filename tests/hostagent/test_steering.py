@@ -55,12 +55,12 @@ async def test_acting_shapes_a_little_below_the_line(home: VirtualHome) -> None:
 async def test_a_trial_goes_back_and_only_what_was_confirmed_is_kept(home: VirtualHome, tmp_path: Path) -> None:
     await home.steering.set_mode(api.ModeChange(mode=api.Mode.ACT, trial_s=60))
     assert home.plan.links[0].egress_bit_s
-    assert VirtualHome(tmp_path, home.configuration).steering.mode.mode is api.Mode.OBSERVE
+    assert VirtualHome(tmp_path, home.configuration).steering.said.mode.mode is api.Mode.OBSERVE
     await home.second(seconds=61)
     assert home.plan == counting_only(home.plan)
     assert "nobody confirmed" in home.notices.all()[-1].message
     await act(home)
-    assert VirtualHome(tmp_path, home.configuration).steering.mode.mode is api.Mode.ACT
+    assert VirtualHome(tmp_path, home.configuration).steering.said.mode.mode is api.Mode.ACT
 
 
 @pytest.mark.row("UD-09")
@@ -83,7 +83,7 @@ async def test_a_word_about_a_kind_moves_the_program_there_until_it_ends(home: V
     await home.second()
     flow = home.reading().flows[0]  # type: ignore[index]
     assert home.plan.classes[flow.traffic_class].name == "call"
-    rules = [rule for rule in home.steering.view_rules() if rule.flows]
+    rules = [rule for rule in home.steering.rules.view() if rule.flows]
     assert [(rule.source, rule.condition, rule.kind) for rule in rules] == [("word", "program rsync", "call")]
     await home.second(seconds=601)
     flow = home.reading().flows[0]  # type: ignore[index]
@@ -93,7 +93,7 @@ async def test_a_word_about_a_kind_moves_the_program_there_until_it_ends(home: V
 async def test_a_word_lasts_over_a_restart(home: VirtualHome, tmp_path: Path) -> None:
     await home.steering.set_worth(api.WorthChange(program="rsync", kind="call"))
     again = VirtualHome(tmp_path, home.configuration)
-    assert [(word.program, word.kind) for word in again.steering.view_worths()] == [("rsync", "call")]
+    assert [(word.program, word.kind) for word in again.steering.said.view()] == [("rsync", "call")]
 
 
 async def test_a_word_holds_until_the_program_has_quit(home: VirtualHome) -> None:
@@ -101,11 +101,11 @@ async def test_a_word_holds_until_the_program_has_quit(home: VirtualHome) -> Non
     await home.steering.set_worth(api.WorthChange(program="rsync", kind="call", term=api.Term.UNTIL_QUIT))
     for _ in range(6):
         await home.second()
-    assert len(home.steering.view_worths()) == 1
+    assert len(home.steering.said.view()) == 1
     home.running = frozenset()
     for _ in range(6):
         await home.second()
-    assert home.steering.view_worths() == ()
+    assert home.steering.said.view() == ()
 
 
 async def test_a_kind_that_is_not_there_is_refused(home: VirtualHome) -> None:
@@ -175,7 +175,7 @@ async def test_history_gets_every_byte_of_the_link(home: VirtualHome) -> None:
 async def test_what_cannot_be_written_holds_and_is_said(home: VirtualHome, tmp_path: Path) -> None:
     (tmp_path / "said.new").mkdir()
     await home.steering.set_worth(api.WorthChange(program="rsync", kind="call"))
-    assert len(home.steering.view_worths()) == 1
+    assert len(home.steering.said.view()) == 1
     assert "until the agent ends" in home.notices.all()[-1].message
 
 
