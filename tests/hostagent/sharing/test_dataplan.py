@@ -410,6 +410,12 @@ def test_a_hard_plan_slows_to_a_floor_and_never_control_traffic() -> None:
     assert topped_up.verdicts["call"].cap_bit_s is None, "at once"
 
 
+def test_a_hard_price_without_a_bundle_stops_nobody() -> None:
+    found = look(replace(MONTHLY, bundle_bytes=0, hard=True), MIDNIGHT, today={"web": MB})
+    assert found.verdicts["call"].cap_bit_s is None
+    assert found.price_nanodollars_per_mb == MONTHLY.beyond_nanodollars_per_mb
+
+
 OUTLOOK = Outlook(
     need_today_bytes=10 * MB,
     need_later_bytes=200 * MB,
