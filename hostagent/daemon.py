@@ -194,7 +194,7 @@ class Agent:
 
     # --- for the service manager (`dataplane.service`) --------------------------------------------------------------
 
-    def status(self) -> str:
+    def status_line(self) -> str:
         if self._counting is None:
             return "pays on its uplinks"
         steering = self._counting.steering

@@ -27,6 +27,7 @@ ENDED_MAX: Final = 1024
 """Programs whose number was given back and whose counts are kept by name; the oldest fall together into one."""
 
 ENDED: Final = Program(kind=Kind.PROGRAM, executable="(ended)")
+_NEVER_COUNTED: Final = bytes(layout.METER.size)
 
 
 @dataclass(slots=True)
@@ -93,9 +94,10 @@ class ProgramBook:
     def read(self) -> Iterator[ProgramMeter]:
         """Every program that has a number or had one, with what was counted for it."""
         for number, raw in enumerate(value for _, value in self._meters.items()):
+            if raw == _NEVER_COUNTED and number and number not in self._named:
+                continue  # nearly all of them, once a second
             sent, received = layout.read_meter(raw)
-            if number == 0 or number in self._named or sent.packets or received.packets:
-                yield ProgramMeter(number=number, program=self.program(number), sent=sent, received=received)
+            yield ProgramMeter(number=number, program=self.program(number), sent=sent, received=received)
         for place, (program, (sent, received)) in enumerate(self._ended.items()):
             yield ProgramMeter(number=layout.PROGRAMS_MAX + place, program=program, sent=sent, received=received)
 
