@@ -17,6 +17,7 @@ from pathlib import Path
 
 from billpay.errors import LocalProtocolError
 from dataplane.attribution.processes import running_executables
+from dataplane.ceilings import CeilingWatch, Verdict, read_usage
 from dataplane.engines import makers
 from dataplane.host_engine import EngineName
 from dataplane.links import read_link
@@ -123,6 +124,8 @@ class Agent:
         if configuration.uplinks:
             assert config_path is not None, "uplinks are named in a file"
             self._paying = Paying(configuration, config_path, on_change=self._server.changed)
+        self._ceilings = CeilingWatch()
+        self._usage = Verdict()
         self._sequence = 0
         self._started_unix_s = self._clock.unix_s()
 
@@ -185,6 +188,8 @@ class Agent:
         steering, traffic = self._counting.steering, self._counting.traffic
         await steering.on_second(second)
         traffic.labels = steering.labels()
+        self._usage = self._ceilings.judge(read_usage(self._clock.monotonic_ns()))
+        traffic.reads_seldom = self._usage.reduce
         for number, allow in steering.said.standing_answers(traffic.open_questions()):
             await traffic.answer(number, allow=allow)
 
@@ -219,6 +224,7 @@ class Agent:
             traffic=counting.traffic.view() if counting is not None else None,
             steered=counting.view() if counting is not None else None,
             notices=self._notices.all(),
+            usage=self._usage,
         )
 
     def why(self, flow: str) -> api.Why:

@@ -43,6 +43,7 @@ from hostagent.traffic import ClassLabel, Labels, LinkLabel, Second
 LOG = logging.getLogger("hostagent")
 LOOK_FOR_QUIT_EVERY_S: Final = 5
 JUDGE_EVERY_S: Final = 5
+NOTHING_TO_DO: Final = "all it wants: there is room"
 
 
 class Looking(Protocol):
@@ -236,10 +237,12 @@ class Steering:
         if verdict.state is not api.KindState.RUNS:
             text = verdict.reason
         elif each.cap_bit_s is not None:
-            text = f"{kind.title}: at most {each.cap_bit_s / 1e6:g} Mbit/s, as configured"
+            text = f"at most {each.cap_bit_s / 1e6:g} Mbit/s, as configured"
+        elif self.pricing.is_any_link_full:
+            text = f"the line is full: its part by worth, weight {each.weight}"
         else:
-            text = f"{kind.title}: shares by worth, weight {each.weight}"
-        return text if self.said.mode.acts else f"{text} (would: it only counts)"
+            text = NOTHING_TO_DO
+        return text if self.said.mode.acts or text == NOTHING_TO_DO else f"would be: {text}"
 
     def view_kinds(self) -> tuple[api.Kind, ...]:
         indexes = list(self._indexes)

@@ -119,6 +119,7 @@ class Traffic:
         self._on_change = on_change
         self._on_second = on_second
         self.labels = Labels()
+        self.reads_seldom = False  # the agent is above its ceilings
         self.last_second_ns = time.monotonic_ns()
         self._engine: HostEngine | None = None
         self._rejected: list[tuple[EngineName, str]] = []
@@ -173,7 +174,7 @@ class Traffic:
         seconds = 0
         while True:
             try:
-                many = self._reading is not None and self._reading.flows_tracked > FEW_FLOWS
+                many = self.reads_seldom or (self._reading is not None and self._reading.flows_tracked > FEW_FLOWS)
                 await self._second(with_flows=not many or seconds % FLOWS_READ_EVERY_S == 0)
             except EnvironmentFault as fault:  # an interface that goes while we look at it: the next second sees it
                 LOG.warning("%s", fault)

@@ -11,6 +11,7 @@ import msgspec
 from billpay.links import DifferenceLine, Direction
 from billpay.money import show_nanodollars
 from billpay.settlement import Standing
+from dataplane.ceilings import Verdict
 from dataplane.supervisor import Health
 from hostagent import api
 from hostagent.configuration import Configuration
@@ -21,6 +22,8 @@ from hostagent.payments.granting import Granting
 from hostagent.payments.uplinks import Uplink, Uplinks
 from hostagent.steering import Steering
 from hostagent.traffic import TrafficView
+
+NOT_MEASURED = Verdict()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,6 +58,7 @@ def snapshot_of(
     traffic: TrafficView | None,
     steered: SteeredView | None = None,
     notices: tuple[api.Notice, ...] = (),
+    usage: Verdict = NOT_MEASURED,
 ) -> api.Snapshot:
     flows = _paying_flows(paying, now_ns) if paying is not None else ()
     return api.Snapshot(
@@ -63,6 +67,7 @@ def snapshot_of(
         status=_with_mode(
             _status(configuration, started_unix_s=started_unix_s, unix_s=unix_s, paying=paying, traffic=traffic),
             steered,
+            usage,
             now_ns=now_ns,
             unix_s=unix_s,
         ),
@@ -82,18 +87,24 @@ def snapshot_of(
     )
 
 
-def _with_mode(status: api.Status, steered: SteeredView | None, *, now_ns: int, unix_s: int) -> api.Status:
+def _with_mode(
+    status: api.Status, steered: SteeredView | None, usage: Verdict, *, now_ns: int, unix_s: int
+) -> api.Status:
     if steered is None:
         return status
     network, mode = steered.steering.situation.primary, steered.steering.said.mode
-    warnings = status.warnings
-    if steered.trouble:
-        warnings = (*warnings, api.Warning(code="history", message=steered.trouble, since_unix_s=unix_s))
+    told = [("history", steered.trouble)] if steered.trouble else []
+    warnings = (
+        *status.warnings,
+        *(api.Warning(code=code, message=line, since_unix_s=unix_s) for code, line in (*told, *usage.warnings)),
+    )
     return msgspec.structs.replace(
         status,
         mode=mode.mode,
         trial_seconds_left=mode.seconds_left(now_ns),
         network=network.title if network is not None else "",
+        cpu_ppm=usage.cpu_ppm,
+        memory_bytes=usage.memory_bytes,
         warnings=warnings,
         health=api.Health.DEGRADED if warnings and status.health is api.Health.OK else status.health,
     )

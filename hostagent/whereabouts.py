@@ -42,7 +42,7 @@ class Whereabouts:
             notices.say(clock.unix_s(), "networks", trouble)
         self._manager = NetworkManagerWatch()
         self._watch = NetworkWatch(manager=lambda: self._manager.managed, canonical=self._known.canonical)
-        self._search = GatewaySearch(self._on_finding) if search else None
+        self._search = GatewaySearch(self._on_finding, clock=clock.monotonic_ns) if search else None
         self._findings: dict[str, Finding] = {}
         self._met: dict[str, tuple[Meeting, KnownGateway]] = {}
         self._looks = 0

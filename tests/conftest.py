@@ -1,7 +1,7 @@
-"""Test-wide switches: feature-table rows, real-packet tests, deep runs.
+"""Test-wide switches: feature-table rows, users' expectations, real-packet tests, deep runs.
 
-`--rows` prints which rows of docs/rows.toml have a test and runs none; `--deep` runs the long soaks too.  Tests
-marked `netns` need root and say loudly when they cannot run.
+`--rows` prints which rows of docs/rows.toml have a test, `--expectations` the same of docs/expectations.toml, and both
+run none; `--deep` runs the long soaks too.  Tests marked `netns` need root and say loudly when they cannot run.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import hypothesis
 import pytest
 
 ROWS_FILE = Path(__file__).parent.parent / "docs" / "rows.toml"
+EXPECTATIONS_FILE = ROWS_FILE.with_name("expectations.toml")
 NETNS_TOOLS = ("ip", "tc", "iptables", "ip6tables", "nft", "nsenter", "unshare", "ethtool")
 
 hypothesis.settings.register_profile("fast", max_examples=60, deadline=None, derandomize=True)
@@ -28,14 +29,22 @@ def feature_rows() -> dict[str, str]:
     return {row: name for table in tables.values() for row, name in table.items()}
 
 
+def expectations() -> dict[str, dict[str, str]]:
+    """By number: `name`, and `instead` where there is no test."""
+    with EXPECTATIONS_FILE.open("rb") as file:
+        found: dict[str, dict[str, str]] = tomllib.load(file)["expectation"]
+    return found
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--rows", action="store_true", help="print which rows of the feature table have a test")
+    parser.addoption("--expectations", action="store_true", help="print which of the users' expectations have a test")
     parser.addoption("--deep", action="store_true", help="also run long soaks and deep fuzzing")
 
 
 def pytest_configure(config: pytest.Config) -> None:
     hypothesis.settings.load_profile("deep" if config.getoption("--deep") else "fast")
-    if config.getoption("--rows"):
+    if config.getoption("--rows") or config.getoption("--expectations"):
         config.option.collectonly = True
 
 
@@ -49,8 +58,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
                 raise pytest.UsageError(f"{item.nodeid}: rows {unknown} are not in {ROWS_FILE.name}")
             for row in marker.args:
                 proofs[row].append(item.nodeid)
+    met = _expectations_met(items)
     if config.getoption("--rows"):
         _print_rows(known, proofs)
+        items.clear()
+        return
+    if config.getoption("--expectations"):
+        _print_expectations(met)
         items.clear()
         return
     deselected = [item for item in items if item.get_closest_marker("deep") and not config.getoption("--deep")]
@@ -64,9 +78,29 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
                 item.add_marker(pytest.mark.skip(reason=reason))
 
 
+def _expectations_met(items: list[pytest.Item]) -> dict[str, list[str]]:
+    known = expectations()
+    met: dict[str, list[str]] = defaultdict(list)
+    for item in items:
+        for marker in item.iter_markers("expectation"):
+            for number in map(str, marker.args):
+                if number not in known:
+                    raise pytest.UsageError(f"{item.nodeid}: {EXPECTATIONS_FILE.name} has no {number}")
+                met[number].append(item.nodeid)
+    return met
+
+
+def _print_expectations(met: dict[str, list[str]]) -> None:
+    for number, about in expectations().items():
+        tests = met.get(number, [])
+        print(f"{number:>3} {len(tests):4}  {about['name']}")
+        if not tests:
+            print(f"           {about.get('instead', 'NO TEST')}")
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     reason = _no_netns_reason()
-    if reason and not config.getoption("--rows"):
+    if reason and not (config.getoption("--rows") or config.getoption("--expectations")):
         terminalreporter.write_line(f"NO REAL PACKETS WERE SENT: {reason}", red=True, bold=True)
 
 

@@ -13,8 +13,6 @@ from typing import Final, NamedTuple
 from dataplane.metering import FlowKey, FlowMeter, Program, Reading, Tally
 
 NS_PER_S: Final = 1_000_000_000
-SMOOTHING: Final = 2
-"""A rate is the mean of this look and the last: two seconds."""
 
 
 class Moved(NamedTuple):
@@ -106,15 +104,16 @@ class Demands:
         rates = {}
         for place in self._rates.keys() | kinds.keys():
             old, moved = self._rates.get(place, RateOf()), kinds.get(place, Moved())
-            mixed = RateOf(
-                *(
-                    (was * (SMOOTHING - 1) + count * 8 * NS_PER_S // elapsed) // SMOOTHING
-                    for was, count in zip(old, moved, strict=True)
-                )
-            )
+            now = (count * 8 * NS_PER_S // elapsed for count in moved)
+            mixed = RateOf(*(_follow(was, rate) for was, rate in zip(old, now, strict=True)))
             if any(mixed):
                 rates[place] = mixed
         self._rates = rates
+
+
+def _follow(before: int, now: int) -> int:
+    """Up at once, so that a price is seen within a second; down by half, so that a pause is not an end."""
+    return now if now >= before else (before + now) // 2
 
 
 def _moved(sent: Tally, received: Tally) -> Moved:

@@ -31,6 +31,10 @@ class Pricing:
         self.internal = InternalAccount()
         self._clearings: dict[tuple[str, str], LinkClearing] = {}
 
+    @property
+    def is_any_link_full(self) -> bool:
+        return any(each.busy for each in self._clearings.values())
+
     def of(self, interface: str, direction: str) -> int:
         """Nanodollars for a megabyte; 0 for a link that is not there."""
         return next(

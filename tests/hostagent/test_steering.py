@@ -38,11 +38,12 @@ def weight_of(plan: ShapingPlan, name: str) -> int:
 # expectation 22
 async def test_observing_changes_nothing_and_says_what_it_would_do(home: VirtualHome) -> None:
     assert home.plan == counting_only(home.plan)
-    home.send("/usr/bin/restic", 10_000)
-    await home.second()
+    for _ in range(3):
+        home.send("/usr/bin/restic", RATE // 8)
+        await home.second()
     assert home.plans == []
     decision = next(kind.reason for kind in home.steering.view_kinds() if kind.name == "backup")
-    assert decision.endswith("(would: it only counts)")
+    assert decision == "would be: the line is full: its part by worth, weight 2"
 
 
 async def test_acting_shapes_a_little_below_the_line(home: VirtualHome) -> None:

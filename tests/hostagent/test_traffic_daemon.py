@@ -239,7 +239,7 @@ def test_a_full_disk_changes_nothing_in_the_kernel(hosts: TwoHosts, tmp_path: Pa
         ('[[links]]\ninterface = "left"\n[[rules]]\nclass = "gone"\n', "there are: control, default"),
         ('[[links]]\ninterface = "left"\n[[rules]]\nclass = "default"\nuser = "nobody-here"\n', "no user"),
         ('[[links]]\ninterface = "left"\n[[rules]]\nclass = "default"\nremote = "10.0.0.0/99"\n', "rules[0].remote"),
-        ("", "add a [[links]] table"),
+        ('[[networks]]\nmatch = "left"\n[networks.tariff]\nreset_day = 31\n', "networks[0].tariff.reset_day"),
     ],
 )
 def test_bad_input_is_one_line_and_changes_nothing(hosts: TwoHosts, tmp_path: Path, wrong: str, says: str) -> None:
