@@ -5,12 +5,16 @@ PACKAGES := billpay dataplane neighbour secretary cartographer pricereactor host
 # Namespaces and netfilter queues need root; with sudo at hand the lab and its tests use it.
 AS_ROOT := $(shell [ "$$(id -u)" -eq 0 ] || ! command -v sudo >/dev/null 2>&1 || echo sudo -E)
 
-.PHONY: help run test setup check format bench rows deep clean
+.PHONY: help run demo test setup check format docs bench rows deep clean
 
 help: ## what there is
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
 
-run: setup ## Figure 1 of the Bill-Pay paper on real packets, live
+# SHAPE=1 acts, on trial until `hostagent confirm`; FOR=30s ends it; CONFIG=FILE reads one. Without root it only counts.
+run: setup ## the agent on this machine: who sends and receives what, live; it observes (SHAPE=1 acts, FOR=30s ends it)
+	@scripts/run $(if $(SHAPE),--act,--observe) $(if $(FOR),--for $(FOR)) $(if $(CONFIG),--config $(CONFIG) --show auto)
+
+demo: setup ## Figure 1 of the Bill-Pay paper on real packets, live
 	@$(AS_ROOT) $(BIN)/hostagent lab run figure1
 
 # Real packets need the cores for themselves: those tests come one by one.
@@ -30,6 +34,9 @@ check: setup ## format, lint, types, import contracts
 format: setup ## puts the code into the house format
 	@$(BIN)/ruff format --quiet .
 	@$(BIN)/ruff check --quiet --fix .
+
+docs: setup ## docs/reference/commands.md, out of the commands' own help
+	@$(BIN)/python -m cli.reference
 
 bench: setup ## speed and precision, beside a baseline in the same run (docs/bench.md)
 	@$(AS_ROOT) $(BIN)/python -m bench

@@ -15,4 +15,5 @@ class ExitCode(enum.IntEnum):
     ENVIRONMENT = 4  # the machine refused: privilege, interface, port, file, missing tool
     PEER = 5  # the other side answered what it must not answer
     UNREACHABLE = 6  # the daemon is not running (or its socket is not ours to open)
+    REFUSED = 7  # the agent understood, and does not do it: an unknown flow, a permission that we do not have
     INTERRUPTED = 130  # Ctrl-C

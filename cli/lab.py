@@ -21,20 +21,18 @@ def lab() -> None:
 @one_line_errors
 def list_scenarios(as_json: bool) -> None:
     """The scenarios that come with it."""
-    import msgspec
-    from rich.console import Console
-    from rich.table import Table
-
+    from cli.results import ScenarioName
+    from cli.show.text import Grid, write, write_json
     from lab.scenarios import list_scenarios as scenarios
 
     found = scenarios()
     if as_json:
-        click.echo(msgspec.json.encode([{"name": item.name, "title": item.title} for item in found]))
+        write_json([ScenarioName(name=item.name, title=item.title) for item in found])
         return
-    table = Table("scenario", "what it shows", box=None)
+    grid = Grid("scenario", "|what it shows")
     for item in found:
-        table.add_row(item.name, item.title)
-    Console().print(table)
+        grid.add(item.name, item.title)
+    write(grid)
 
 
 @lab.command("run")

@@ -4,25 +4,30 @@ when it runs.
 
 from __future__ import annotations
 
+import sys
+
 import click
 
-from cli.host import host_verbs
+from cli.host import host_sections
 from cli.lab import lab
+from cli.sections import SectionedGroup
 from cli.services import gateway, secretary
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(cls=SectionedGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(package_name="hostagent")
 def main() -> None:
     """Pays for what a transfer is worth.
 
     An agent for end hosts, gateways for ISPs that settle with the same code, and a lab that runs whole networks
-    of them on this machine. Start with `hostagent lab run figure1`.
+    of them on this machine. Start with `hostagent up`.
     """
+    for stream in (sys.stdout, sys.stderr):  # a terminal that has no µ or → gets a question mark, not a traceback
+        stream.reconfigure(errors="replace")  # type: ignore[union-attr]
 
 
-for verb in (*host_verbs, gateway, secretary, lab):
-    main.add_command(verb)
+for title, verbs in (*host_sections, ("Other parts", (gateway, secretary, lab))):
+    main.add_section(title, verbs)
 
 if __name__ == "__main__":
     main()

@@ -40,14 +40,18 @@ def gateway_run(config: Path) -> None:
 @one_line_errors
 def gateway_status(socket: Path, as_json: bool) -> None:
     """Links, tolls, backlog, accounts and losses of a running gateway."""
-    from cli.show import show_gateway
+    from cli.show.gateway import show_gateway
+    from cli.show.text import write_json
     from gateway.admin import read_status
 
     try:
         status = asyncio.run(read_status(socket))
     except EnvironmentFault as fault:
         leave(str(fault), ExitCode.UNREACHABLE)
-    show_gateway(status, as_json=as_json)
+    if as_json:
+        write_json(status)
+    else:
+        show_gateway(status)
 
 
 @click.group()

@@ -14,8 +14,12 @@ import msgspec
 SOCKET_NAME = "hostagent.sock"
 
 
-class ApiValue(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Base of everything on the local API."""
+class ApiValue(msgspec.Struct, frozen=True, kw_only=True):
+    """Base of everything that the agent says: a client passes over what a newer agent says beyond it."""
+
+
+class Telling(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Base of everything that the agent is told: what it does not know it must not pass over."""
 
 
 class Health(enum.Enum):
@@ -150,7 +154,7 @@ class Term(enum.Enum):
     ALWAYS = "always"
 
 
-class Answer(ApiValue, frozen=True, kw_only=True):
+class Answer(Telling, frozen=True, kw_only=True):
     """POST /v1/answers: lets a question's flow go on, or stops it. Nothing happens when the question is gone."""
 
     number: int
@@ -158,14 +162,14 @@ class Answer(ApiValue, frozen=True, kw_only=True):
     term: Term = Term.ONCE
 
 
-class ModeChange(ApiValue, frozen=True, kw_only=True):
+class ModeChange(Telling, frozen=True, kw_only=True):
     """POST /v1/mode. `trial_s` > 0 with `act`: back to observing after so long, unless `act` comes again without it."""
 
     mode: Mode  # OBSERVE or ACT
     trial_s: int = 0
 
 
-class WorthChange(ApiValue, frozen=True, kw_only=True):
+class WorthChange(Telling, frozen=True, kw_only=True):
     """PUT /v1/worths: what a program's traffic is worth from now on. Both None: what the table of kinds says."""
 
     program: str  # file name or absolute path of the executable

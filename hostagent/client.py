@@ -20,7 +20,7 @@ import msgspec
 from billpay.errors import BillpayError, RemoteProtocolError
 from hostagent import api
 from hostagent.desk import HistoryQuery, Refused
-from hostagent.endpoints import Problem, Trust
+from hostagent.endpoints import EVENT_STREAM, Problem, Trust
 
 ANSWER_BYTES_MAX: Final = 16 << 20  # of one answer, or of one line of events
 PROBLEM_BYTES_MAX: Final = 4 << 10
@@ -201,6 +201,8 @@ class LocalClient:
         try:
             async with self._open().get(f"{BASE}/v1/events", timeout=timeout) as response:
                 await _raise_for_problem(response)
+                if response.content_type != EVENT_STREAM:
+                    raise RemoteProtocolError("malformed", f"the agent's events are {response.content_type}")
                 async for data in _snapshots(_lines(response)):
                     yield _decoded(data, api.Snapshot)
         except (aiohttp.ClientError, OSError, TimeoutError) as error:

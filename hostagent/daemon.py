@@ -14,6 +14,9 @@ import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
 
 from billpay.errors import LocalProtocolError
 from dataplane.attribution.processes import running_executables
@@ -29,15 +32,18 @@ from hostagent.clock import Clock, SystemClock
 from hostagent.configuration import Configuration, configuration_for, load
 from hostagent.desk import HistoryQuery, Refused
 from hostagent.notices import Notices
-from hostagent.payments.paying import Paying
 from hostagent.permissions import Permissions, permissions_of
 from hostagent.rates import MeasuredRates
 from hostagent.said import Said
 from hostagent.server import LocalServer
 from hostagent.steering import Steering
 from hostagent.traffic import Second, Traffic
-from hostagent.views import SteeredView, explain, snapshot_of
+from hostagent.views import SteeredView, snapshot_of
 from hostagent.whereabouts import Whereabouts
+from hostagent.why import explain
+
+if TYPE_CHECKING:
+    from hostagent.payments.paying import Paying
 
 
 async def run(
@@ -122,6 +128,8 @@ class Agent:
             self._counting = self._make_counting(first)
         self._paying: Paying | None = None
         if configuration.uplinks:
+            from hostagent.payments.paying import Paying  # a third of the start, and needless for most
+
             assert config_path is not None, "uplinks are named in a file"
             self._paying = Paying(configuration, config_path, on_change=self._server.changed)
         self._ceilings = CeilingWatch()
@@ -213,14 +221,14 @@ class Agent:
 
     def snapshot(self) -> api.Snapshot:
         self._sequence += 1
-        counting = self._counting
+        counting, now_ns, unix_s = self._counting, self._clock.monotonic_ns(), self._clock.unix_s()
         return snapshot_of(
             self._configuration,
             sequence=self._sequence,
             started_unix_s=self._started_unix_s,
-            now_ns=self._clock.monotonic_ns(),
-            unix_s=self._clock.unix_s(),
-            paying=self._paying.view() if self._paying is not None else None,
+            now_ns=now_ns,
+            unix_s=unix_s,
+            paid=self._paying.view(now_ns=now_ns, unix_s=unix_s) if self._paying is not None else None,
             traffic=counting.traffic.view() if counting is not None else None,
             steered=counting.view() if counting is not None else None,
             notices=self._notices.all(),
@@ -271,9 +279,14 @@ class Agent:
         if self._config_path is None:
             raise Refused("no-configuration", "it was started without a configuration file")
         new = await asyncio.to_thread(load, self._config_path)
-        for name in ("agent", "uplinks", "peers", "secretary", "settlement", "history"):
+        given = self._configuration.agent  # where it is and listens may have been said with the start
+        agent = msgspec.structs.replace(new.agent, socket=given.socket, state_directory=given.state_directory)
+        new = msgspec.structs.replace(new, agent=agent)
+        for name in ("agent", "uplinks", "peers", "secretary", "settlement", "paths", "history", "discovery"):
             if getattr(new, name) != getattr(self._configuration, name):
                 raise Refused("needs-restart", f"[{name}] is read at the start only: restart the agent")
+        if new.api.metrics_listen != self._configuration.api.metrics_listen:
+            raise Refused("needs-restart", "[api] metrics_listen is read at the start only: restart the agent")
         permissions = _permissions(new, self._config_path)
         if self._counting is not None:
             for link in new.links:

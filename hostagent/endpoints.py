@@ -26,7 +26,7 @@ METRICS_TEXT: Final = "text/plain"
 
 Time = Annotated[int, msgspec.Meta(ge=0, le=2**40)]  # Unix seconds
 Dimension = Literal["program", "destination", "network", "kind"]
-ANY_DIMENSION: Final = r"^((program|destination|network|kind)(,(program|destination|network|kind)){0,3})?$"
+ANY_DIMENSION: Final = r"^((program|destination|network|kind)(,(program|destination|network|kind)){0,3})?$(?!\n)"
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -37,32 +37,45 @@ class WhyQuestion(Request, frozen=True, kw_only=True):
     flow: Annotated[str, msgspec.Meta(min_length=1, max_length=400)]
 
 
-class HistoryQuestion(Request, frozen=True, kw_only=True):
+class PastQuestion(Request, frozen=True, kw_only=True):
+    """Base of what is asked about a stretch of the past."""
+
     since: Time | None = None
     until: Time | None = None
+
+    def __post_init__(self) -> None:
+        if self.since is not None and self.until is not None and self.since >= self.until:
+            raise ValueError(f"the period from {self.since} ends at {self.until}")
+
+    def period(self, now_unix_s: int) -> tuple[int, int]:
+        until = max(now_unix_s, (self.since or 0) + 1) if self.until is None else self.until
+        since = max(0, until - HISTORY_S) if self.since is None else self.since
+        return since, until
+
+
+class HistoryQuestion(PastQuestion, frozen=True, kw_only=True):
     step: Literal["hour", "day", "month", "all"] = "day"
     by: Annotated[str, msgspec.Meta(pattern=ANY_DIMENSION)] = "program"
     limit: Annotated[int, msgspec.Meta(ge=1, le=ROWS_MAX)] = 1000
 
     def query(self, now_unix_s: int) -> HistoryQuery:
-        since, until = period(self.since, self.until, now_unix_s)
+        since, until = self.period(now_unix_s)
         by = tuple(dict.fromkeys(self.by.split(","))) if self.by else ()
         return HistoryQuery(since_unix_s=since, until_unix_s=until, step=self.step, by=by, limit=self.limit)
 
 
 class StatementQuestion(Request, frozen=True, kw_only=True):
-    month: Annotated[str, msgspec.Meta(pattern=r"^[0-9]{4}-(0[1-9]|1[0-2])$")]
+    month: Annotated[str, msgspec.Meta(pattern=r"^[0-9]{4}-(0[1-9]|1[0-2])$", max_length=7)]
 
 
-class ReplayQuestion(Request, frozen=True, kw_only=True):
-    since: Time | None = None
-    until: Time | None = None
+class ReplayQuestion(PastQuestion, frozen=True, kw_only=True):
+    """Nothing but the stretch."""
 
 
 class Trust(Request, frozen=True, kw_only=True):
     """POST /v1/trust: the gateway's fingerprint that a person compared."""
 
-    fingerprint: Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}$")]
+    fingerprint: Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}$", max_length=64)]
 
 
 class Nothing(Request, frozen=True, kw_only=True):
@@ -172,15 +185,6 @@ METRICS: Final = Endpoint(
 )
 
 ENDPOINTS: Final = (*PARTS, WHOLE, *QUESTIONS, *CHANGES, EVENTS, OPENAPI, METRICS)
-
-
-def period(since: int | None, until: int | None, now_unix_s: int) -> tuple[int, int]:
-    """Raises ValueError for one that ends before it begins."""
-    until = now_unix_s if until is None else until
-    since = max(0, until - HISTORY_S) if since is None else since
-    if since >= until:
-        raise ValueError(f"the period from {since} ends at {until}: before it begins")
-    return since, until
 
 
 def out_of_bounds(change: object) -> str | None:

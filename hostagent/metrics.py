@@ -2,7 +2,7 @@
 
 Decides: which numbers there are, and that their labels stay few: fifty programs at once, the rest is "other".  Refuses
 to know how a number came about: everything is from the latest snapshot and from the server's own facts.  The client
-library is loaded by the first scrape (1.2 MB of memory from then on); an agent that nobody scrapes never has it.
+library is loaded by the first scrape (about 1 MB of memory from then on); an agent that nobody scrapes never has it.
 """
 
 from __future__ import annotations
@@ -88,9 +88,9 @@ FAMILIES: Final = (
     _gauge("account_agrees", "", ("neighbour",), "1 while both ends' counters agree."),
     _gauge("flows_active", "", (), "Flows that something left by lately."),
     _gauge("questions_open", "", (), "Flows that wait for a person's answer."),
-    _gauge("engine", "", ("engine",), "1 for the engine that counts and shapes."),
+    _gauge("engine", "", ("name",), "1 for the engine that counts and shapes."),
     _gauge("health", "", ("state",), "1 for the state that holds."),
-    _gauge("mode", "", ("mode",), "1 for the mode that holds."),
+    _gauge("mode", "", ("state",), "1 for the mode that holds."),
     _gauge("warning", "", ("code",), "1 for each fault that a person should know of."),
     _gauge("history_trouble", "", (), "1 while the history cannot be kept."),
     _gauge("event_streams", "", (), "Readers of events on the local API."),

@@ -34,13 +34,20 @@ def document() -> dict[str, Any]:
         paths.setdefault(endpoint.path, {})[endpoint.method.lower()] = _operation(endpoint, of_type, components)
     for question in {endpoint.query for endpoint in ENDPOINTS if endpoint.query is not None}:
         del components[question.__name__]  # each of its fields is a parameter
-    return {
+    whole = {
         "openapi": "3.1.0",
         "info": {"title": "hostagent: the local API", "version": endpoints.VERSION, "description": ABOUT},
         "servers": [{"url": "http://hostagent", "description": f"on the unix socket {SOCKET_NAME}; any name does"}],
         "paths": paths,
         "components": {"schemas": dict(sorted(components.items()))},
     }
+    return as_json(whole)
+
+
+def as_json(made: dict[str, Any]) -> dict[str, Any]:
+    """As a reader of the text has it: msgspec leaves tuples in what it makes."""
+    read: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(made))
+    return read
 
 
 def _types() -> list[Any]:

@@ -11,6 +11,7 @@ import msgspec
 
 from hostagent import api
 from hostagent.configuration import Configuration
+from hostagent.openapi import as_json
 
 DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
 CONFIGURATION: Final = "configuration"
@@ -47,7 +48,7 @@ def schema_of(name: str) -> dict[str, Any]:
 
 def schema_for(value: Any, *, title: str) -> dict[str, Any]:
     """Of any type that msgspec knows. A structure's own keywords stand at the top, where editors look for them."""
-    made = msgspec.json.schema(value)
+    made = as_json(msgspec.json.schema(value))
     definitions = made.pop("$defs", {})
     top = made.get("$ref", "").rpartition("/")[2]
     if top and not _is_used(top, definitions):

@@ -32,6 +32,7 @@ LOG = logging.getLogger("hostagent")
 MAX_STREAMS = 32
 HEARTBEAT_S = 10.0  # a stream says something at least so often
 SHUTDOWN_S = 0.5  # what requests under way get when the agent ends
+LINGER_S = 0.5  # for the rest of a request that was refused already
 QUESTIONS_AT_ONCE: Final = 4  # of those that need time
 
 OWN_CONNECTIONS: Final = 256  # of root and the agent's own user
@@ -125,6 +126,7 @@ class LocalServer:
             handle_signals=False,
             handler_cancellation=True,  # a stream ends when its reader leaves, not at the next change
             shutdown_timeout=SHUTDOWN_S,
+            lingering_time=LINGER_S,
         )
         await runner.setup()
         stack.push_async_callback(runner.cleanup)
@@ -192,7 +194,7 @@ class LocalServer:
             return await desk.history(question.query(int(time.time())))
 
         async def replay(question: endpoints.ReplayQuestion) -> tuple[api.ReplayLine, ...]:
-            return await desk.replay(*endpoints.period(question.since, question.until, int(time.time())))
+            return await desk.replay(*question.period(int(time.time())))
 
         return {
             "why": why,

@@ -28,6 +28,10 @@ from hostagent.payments.flows import Meter
 
 LOG = logging.getLogger("hostagent")
 SECOND_S = 1.0
+QUICK_LOOKS = 4
+QUICK_S = 0.25
+"""The first second is looked at in quarters: a person who has just started it wants to see something."""
+
 NS_PER_S = 1_000_000_000
 FLOWS_SHOWN = 2000
 """The busiest ones; the engine's own table has them all."""
@@ -182,7 +186,7 @@ class Traffic:
             seconds += 1
             self.last_second_ns = time.monotonic_ns()
             self._on_change()
-            await asyncio.sleep(SECOND_S)
+            await asyncio.sleep(QUICK_S if seconds < QUICK_LOOKS else SECOND_S)
 
     async def _second(self, *, with_flows: bool) -> None:
         engine = self._running()

@@ -30,6 +30,7 @@ from dataplane.service import report_fault
 from dataplane.startup import prepare
 from dataplane.supervisor import ReaderSupervisor, ReaderUnavailable
 from hostagent.configuration import OWNER, Configuration, desired_state, plan_of
+from hostagent.payments import view
 from hostagent.payments.commands import (
     Answer,
     AskFlows,
@@ -48,7 +49,7 @@ from hostagent.payments.flows import Flow
 from hostagent.payments.granting import Granting
 from hostagent.payments.measuring import Measuring
 from hostagent.payments.uplinks import Uplink, Uplinks
-from hostagent.views import PayingView
+from hostagent.views import PaidView
 from neighbour.book import Book
 from neighbour.exchange import book_node_counters
 from neighbour.identity import NodeIdentity, PeerCertificate
@@ -256,14 +257,15 @@ class Paying:
             received_packets=value.get(f"link/{uplink}/received_packets", 0),
         )
 
-    def view(self) -> PayingView:
-        return PayingView(
+    def view(self, *, now_ns: int, unix_s: int) -> PaidView:
+        paying = view.Paying(
             data_plane=self._supervisor.health,
             flows=self._flows,
             uplinks=self._uplinks,
             counters=self._counters_now(),
             granting=self._granting,
         )
+        return view.view_of(paying, now_ns=now_ns, unix_s=unix_s)
 
 
 def _commands_for(flow: Flow) -> list[Command]:

@@ -6,15 +6,16 @@ import re
 from pathlib import Path
 
 import click
+import msgspec
 import pytest
 from click.testing import CliRunner
-from snapshots import flow, snapshot
 
 from billpay.errors import BillpayError, ConfigurationError, EnvironmentFault, LocalProtocolError, RemoteProtocolError
 from cli.command import one_line_errors
 from cli.exit_codes import ExitCode
 from cli.main import main
-from cli.show import show_accounts, show_flows, show_gateway, show_status
+from cli.show.gateway import show_gateway
+from cli.show.text import as_json
 from gateway.admin import GatewayStatus, LinkStatus, LossLine
 
 DOCUMENT = Path(__file__).parent.parent.parent / "docs" / "spec" / "exit-codes.md"
@@ -74,17 +75,13 @@ def test_a_bug_of_ours_keeps_its_traceback() -> None:
     assert not issubclass(ZeroDivisionError, BillpayError)
 
 
-@pytest.mark.parametrize("as_json", [False, True])
-def test_what_daemons_say_is_shown(capsys: pytest.CaptureFixture[str], as_json: bool) -> None:
-    told = snapshot(flows=(flow("tcp one", amount=20),))
-    show_status(told.status, as_json=as_json)
-    show_flows(told.flows, as_json=as_json)
-    show_accounts(told.accounts, as_json=as_json)
-    show_gateway(_gateway(), as_json=as_json)
+def test_a_gateways_table_and_document(capsys: pytest.CaptureFixture[str]) -> None:
+    show_gateway(_gateway())
     shown = capsys.readouterr().out
-    assert ("166300" if as_json else "166 µUSD") in shown
-    assert "tcp one" in shown
-    assert "R" in shown
+    assert "R (AS 64512): packets running, 1 open grants" in shown
+    assert "166 µUSD" in shown
+    assert "loss: 19 nUSD to a in interval 2" in shown
+    assert msgspec.json.decode(as_json(_gateway()), type=GatewayStatus) == _gateway()
 
 
 def _gateway() -> GatewayStatus:

@@ -1,0 +1,1 @@
+"""What the daemons answer, as tables for people and JSON for programs; by subject."""
