@@ -18,7 +18,8 @@ from textual.binding import Binding, BindingType
 from lab.daemons import Daemons
 from lab.report import Report
 from lab.topology import NodeKind, Scenario
-from tui.app import AgentApp, LocalSource
+from tui.app import AgentApp
+from tui.source import LocalSource
 
 _LOOK_S = 0.1
 _MOST_NOTICES = 200

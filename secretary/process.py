@@ -12,6 +12,7 @@ import logging
 import os
 import secrets
 import socket
+import sys
 import time
 from pathlib import Path
 from typing import assert_never
@@ -19,6 +20,7 @@ from typing import assert_never
 import msgspec
 
 from billpay.errors import EnvironmentFault, RemoteProtocolError
+from dataplane import journal
 from dataplane.service import locked, until_told_to_stop
 from neighbour.identity import NodeIdentity
 from secretary.configuration import Configuration, load, rules_of
@@ -50,9 +52,9 @@ MESSAGE_CHARACTERS = 400
 
 async def run(config_path: Path) -> None:
     """Until SIGTERM or SIGINT. Raises ConfigurationError or EnvironmentFault, also when the journal breaks later."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
     configuration = load(config_path)
     with locked(configuration.state_directory):
+        journal.set_up(sys.stderr, configuration.state_directory)
         process = SecretaryProcess(configuration)
         try:
             await process.listen()
