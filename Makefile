@@ -17,10 +17,11 @@ run: setup ## the agent on this machine: who sends and receives what, live; it o
 demo: setup ## Figure 1 of the Bill-Pay paper on real packets, live
 	@$(AS_ROOT) $(BIN)/hostagent lab run figure1
 
-# Real packets need the cores for themselves: those tests come one by one.
+# Whatever measures real packets needs the cores for itself: those tests come last, one by one.
 test: setup check ## every check and test (about as CI does)
 	@$(AS_ROOT) $(BIN)/python -m pytest -m "not netns" -n auto
-	@$(AS_ROOT) $(BIN)/python -m pytest -m "netns"
+	@$(AS_ROOT) $(BIN)/python -m pytest -m "netns and not exact" -n 3 --dist loadfile
+	@$(AS_ROOT) $(BIN)/python -m pytest -m "netns and exact"
 
 setup: ## prepares .venv and the system packages
 	@scripts/setup

@@ -19,7 +19,7 @@ from dataplane.shaping.plan import NO_SHAPING, Match, Rule, ShapedLink, ShapingP
 from dataplane.shaping.trafficcontrol import TrafficControl
 from lab.wire import Harm, WireOrder, Wires
 
-pytestmark = pytest.mark.netns
+pytestmark = [pytest.mark.netns, pytest.mark.exact]
 
 CAP = 8_000_000
 LINK = 20_000_000

@@ -51,6 +51,8 @@ COMMIT
 @pytest.fixture
 def namespace() -> Iterator[Namespace]:
     with Namespace() as one, Namespace() as other:
+        for name in ("all", "default"):  # else a route of the kernel's own comes a second later, in the middle
+            one.run("sysctl", "-qw", f"net.ipv6.conf.{name}.accept_dad=0")
         connect(one, "left", other, "right")
         one.run("ip", "addr", "add", "10.8.0.1/24", "dev", "left")
         one.run("ip", "addr", "add", "fd08::1/64", "dev", "left", "nodad")

@@ -35,7 +35,7 @@ from dataplane.port import Action, Packet, Verdict
 from dataplane.reader import run_reader
 from gateway.marking import is_ect, with_ce
 
-pytestmark = pytest.mark.netns
+pytestmark = [pytest.mark.netns, pytest.mark.exact]
 
 ROOT = Path(__file__).parents[2]
 AVAILABLE = Path("/proc/sys/net/ipv4/tcp_available_congestion_control")

@@ -26,7 +26,7 @@ from dataplane.shaping.htb import FLOW_LEAVES, HANDLE, flow_leaf_minor, leaf_min
 from dataplane.shaping.plan import NO_SHAPING, ShapedLink, ShapingPlan, TrafficClass
 from dataplane.shaping.trafficcontrol import LinkShape, TrafficControl
 
-pytestmark = pytest.mark.netns
+pytestmark = [pytest.mark.netns, pytest.mark.exact]
 
 CAP = 8_000_000
 PORT = 7000

@@ -21,7 +21,10 @@ from hostagent.streams import EVENT_GAP_S, RETRY_MS
 ROOT = Path(__file__).parents[2]
 SPEC = (ROOT / "docs" / "spec" / "local-api.md").read_text(encoding="utf-8")
 FLAT = " ".join(SPEC.split())
-VIEWS = "".join((ROOT / "hostagent" / f"{name}.py").read_text(encoding="utf-8") for name in ("views", "payments/view", "traffic", "steering"))
+VIEWS = "".join(
+    (ROOT / "hostagent" / f"{name}.py").read_text(encoding="utf-8")
+    for name in ("views", "payments/view", "traffic", "steering")
+)
 PARTLY = {"LinkAccount", "LossLine", "SettlementLine", "PathAlternative", "StatementLine", "WhyLine"}
 PARTLY |= {"Warning", "Limit", "Gateway"}  # in the examples of the values that they are parts of
 WHOLE = {

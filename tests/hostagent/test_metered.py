@@ -28,7 +28,7 @@ from hostagent.sharing.periods import Cycle
 from hostagent.sharing.planbook import PlanBook, Voucher
 from hostagent.sharing.policy import KindTerms, NamedRule, Source, Verdict, compose
 
-pytestmark = pytest.mark.netns
+pytestmark = [pytest.mark.netns, pytest.mark.exact]
 
 ETHERNET_BYTES = 14
 DATAGRAM_BYTES = 228

@@ -121,6 +121,7 @@ def server(hosts: TwoHosts) -> Iterator[None]:
     stop(process)
 
 
+@pytest.mark.row("DPH-33")
 @pytest.mark.usefixtures("server")
 @pytest.mark.parametrize("engine", ["ebpf", "nfqueue"])
 def test_programs_are_named_and_capped_and_everything_is_put_back(hosts: TwoHosts, tmp_path: Path, engine: str) -> None:
@@ -156,7 +157,7 @@ def test_after_a_kill_traffic_goes_on_and_restore_puts_everything_back(
         "-p",
         "5201",
         "-t",
-        "5",
+        "30",
         "-C",
         "cubic",
         stdout=subprocess.DEVNULL,
@@ -165,6 +166,7 @@ def test_after_a_kill_traffic_goes_on_and_restore_puts_everything_back(
     try:
         time.sleep(1.5)
         received = hosts.interface_counts()[1]
+        assert agent.process.poll() is None, agent.log.read_text()
         agent.end(signal.SIGKILL)
         time.sleep(1)
         assert hosts.interface_counts()[1] - received > 500_000

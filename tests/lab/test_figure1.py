@@ -8,7 +8,7 @@ from itertools import islice
 import pytest
 from lab_runs import Run, RunOnce, checksums_hold
 
-pytestmark = pytest.mark.netns
+pytestmark = [pytest.mark.netns, pytest.mark.exact]
 
 CONGESTED = (20, 19, 9, 8, 7, 6)
 QUIET = (20, 19, 18, 17, 16, 15)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from lab_runs import Run, RunOnce
 
-pytestmark = pytest.mark.netns
+pytestmark = [pytest.mark.netns, pytest.mark.exact]
 
 X, Y = 64512, 64513
 ISP_WRITTEN = 0x800

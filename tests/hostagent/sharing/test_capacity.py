@@ -67,6 +67,7 @@ class World:
     remembered: int | None = None
     others: int = 1
     trips: bool = True
+    acts: bool = True
     jitter_ms: Callable[[int], float] = lambda _: 0.0
     only_trips: Callable[[World], list[Trip]] | None = None
     now_s: int = 0
@@ -83,7 +84,7 @@ class World:
 
     def run(self, seconds: int) -> Estimate:
         for _ in range(seconds):
-            self.modem.run(1, self.up.shape_bit_s)
+            self.modem.run(1, self.up.shape_bit_s if self.acts else None)
             self.now_s += 1
             self.received += 30_000
             self.capacity.on_look(
@@ -92,6 +93,7 @@ class World:
                     sent_bytes=int(self.modem.sent / 8),
                     received_bytes=self.received,
                     trips=self.said() if self.trips else (),
+                    acts=self.acts,
                 )
             )
             self.shapes.append(self.up.shape_bit_s)
@@ -167,6 +169,14 @@ def test_what_was_remembered_holds_from_the_first_second_and_is_put_right() -> N
     wrong = World(remembered=10 * MBIT)  # it was another room of the house
     wrong.run(40)
     assert_near(wrong.up, 20e6)
+
+
+def test_who_only_watches_finds_the_rate_too() -> None:
+    """Nothing is shaped, so the queue stays as long as it is: that is no reason to think less and less of the link."""
+    world = World(acts=False)
+    world.run(20)
+    for _ in range(300):
+        assert_near(world.run(1), 20e6)
 
 
 # -- what does not count ---------------------------------------------------------------------------------------------
@@ -284,6 +294,35 @@ def test_the_download_is_blamed_for_its_own_queue() -> None:
     assert both.egress.shape_bit_s is None
     assert both.ingress.rate_bit_s is not None
     assert 40e6 <= both.ingress.rate_bit_s <= 50e6
+
+
+def test_pages_beside_an_upload_are_not_what_is_full() -> None:
+    """The uplink, known to carry 20 Mbit/s, carries 10 now; 1.5 Mbit/s of pages arrive meanwhile."""
+    capacity = LinkCapacity(egress_bit_s=20 * MBIT)
+    for second in range(12):
+        trip = Trip(remote=b"far", now_us=330_000 if second else 30_000, least_us=30_000)
+        look = Look(
+            now_ns=second * NS_PER_S, sent_bytes=second * 1_250_000, received_bytes=second * 190_000, trips=[trip]
+        )
+        both = capacity.on_look(look)
+        if both.egress.rate_bit_s != 20 * MBIT:
+            break
+    assert both.ingress.shape_bit_s is None
+    assert both.egress.rate_bit_s is not None
+    assert 8e6 <= both.egress.rate_bit_s <= 11e6
+
+
+def test_acknowledgements_of_a_download_are_not_what_is_full() -> None:
+    """By an uplink that is known, and by a downlink that is not."""
+    capacity = LinkCapacity(egress_bit_s=20 * MBIT)
+    for second in range(8):
+        trip = Trip(remote=b"far", now_us=230_000 if second > 2 else 30_000, least_us=30_000)
+        look = Look(
+            now_ns=second * NS_PER_S, sent_bytes=second * 400_000, received_bytes=second * 12_500_000, trips=[trip]
+        )
+        both = capacity.on_look(look)
+    assert both.egress.rate_bit_s == 20 * MBIT
+    assert both.ingress.rate_bit_s is not None
 
 
 def test_looks_that_come_ten_times_a_second_say_the_same() -> None:

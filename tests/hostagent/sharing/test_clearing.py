@@ -33,6 +33,20 @@ def test_two_that_both_want_more_set_the_price_by_what_they_get() -> None:
     assert clearing.nanodollars_per_mb == (3 * 30 + 10) // 4
 
 
+@pytest.mark.row("MV-43")
+@given(st.integers(1, 10**6), st.lists(st.tuples(st.integers(1, 1000), st.integers(1, 10**6)), min_size=1, max_size=6))
+def test_who_takes_room_pays_what_the_others_lose_by_it(taken: int, others: list[tuple[int, int]]) -> None:
+    """The external cost: those held back give way in proportion to what they get, each at its own worth."""
+    total = sum(share for share, _ in others)
+    demands = [
+        Demand(kind=str(number), bit_s=share * 10**6, worth_nanodollars_per_mb=worth, weight=share)
+        for number, (share, worth) in enumerate(others)
+    ]
+    price = LinkClearing().clear(total * 10**6, demands).nanodollars_per_mb
+    lost = sum(taken * share * worth for share, worth in others)
+    assert 0 <= lost - taken * price * total < taken * total
+
+
 def test_what_the_data_plan_caps_is_nobody_who_waits_for_room() -> None:
     demands = [demand("web", 17, 50), demand("backup", 2, 1, capped=True)]
     assert [each.kind for each in held_back(RATE, demands)] == ["web"]
