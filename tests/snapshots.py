@@ -69,3 +69,379 @@ def snapshot(
         accounts=api.Accounts(links=(link(),), losses=losses, settlements=settlements, share_nanodollars=0),
         paths=api.Paths(),
     )
+
+
+# --- a household, as screens show it ------------------------------------------------------------------------------
+
+NOW_UNIX_S = 1_794_400_000  # 2026-11-11 15:06:40 in UTC
+DAY_S = 86_400
+FINGERPRINT = "3f9ac21b77e0485dbe6634a1907cd2f85b11e89a6f02d3c47788a5e9f1b06d42"
+
+
+def sent(
+    program: str,
+    kind: str,
+    destination: str,
+    *,
+    rate: int = 0,
+    received: int = 0,
+    worth: int | None = None,
+    price: int | None = 1_200_000,
+    task: str = "",
+    reason: str = "",
+    marks: int = 0,
+    port: int = 443,
+    amount: int = 0,
+    active: bool = True,
+) -> api.Flow:
+    """A flow of a program on the household's laptop."""
+    source = 40_000 + sum(map(ord, program + destination)) % 20_000
+    return api.Flow(
+        flow=f"{'udp' if port == 3478 else 'tcp'} 192.0.2.7:{source} → {destination}:{port}",
+        rule="transfer" if amount else "",
+        strategy="bulk" if amount else "unpaid",
+        rate_bit_s=rate,
+        packets=rate // 8_000,
+        bytes=rate * 9,
+        amount_nanodollars=amount,
+        toll_nanodollars=amount * 55 // 100 if amount else None,
+        spent_nanodollars=amount * 8_300,
+        returned_nanodollars=amount * 2_990,
+        goodput_bit_s=rate if amount else None,
+        marks=marks,
+        path="AS64512:1 AS64513:2" if amount else "",
+        reason=reason,
+        active=active,
+        program=program,
+        traffic_class=kind,
+        received_bytes=received * 9,
+        received_bit_s=received,
+        task=task,
+        destination=destination,
+        worth_nanodollars_per_mb=worth,
+        price_nanodollars_per_mb=price,
+        network="Wi-Fi Home",
+    )
+
+
+FLOWS = (
+    sent("zoom", "call", "203.0.113.20", rate=1_210_000, received=1_840_000, worth=20_000_000, port=3478,
+         reason="worth more than the price: goes first, at least 256 kbit/s"),
+    sent("restic", "backup", "198.51.100.9", rate=12_700_000, received=96_000, worth=100_000, task="photos", marks=412,
+         reason="worth less than the price: takes what the others leave, 12.7 Mbit/s now"),
+    sent("firefox", "web", "2001:db8:40::15", rate=84_000, received=6_310_000, worth=5_000_000, marks=3,
+         reason="worth more than the price: its share of the link is 20 of 100"),
+    sent("curl", "default", "203.0.113.77", rate=320_000, worth=1_000_000, amount=20, marks=1,
+         reason="pays 20 n$ a packet: the other way of AS 64512 costs 10.9 n$ more"),
+    sent("dnf", "update", "198.51.100.80", received=240_000, worth=200_000,
+         reason="waits: the data plan is for worthier traffic until tomorrow"),
+    sent("ssh", "control", "192.0.2.1", worth=50_000_000, port=22, active=False, reason="silent"),
+)  # fmt: skip
+
+
+def kind_of(
+    name: str,
+    title: str,
+    worth: int,
+    weight: int,
+    *,
+    out: int = 0,
+    received: int = 0,
+    cap: int | None = None,
+    state: api.KindState = api.KindState.RUNS,
+    minimum: int = 0,
+    can_wait: bool = False,
+    reason: str = "",
+) -> api.Kind:
+    return api.Kind(
+        name=name,
+        title=title,
+        worth_nanodollars_per_mb=worth,
+        weight=weight,
+        minimum_bit_s=minimum,
+        can_wait=can_wait,
+        sent_bit_s=out,
+        received_bit_s=received,
+        sent_bytes=out * 300,
+        received_bytes=received * 300,
+        cap_bit_s=cap,
+        state=state,
+        spent_nanodollars=out // 8 * 300 * worth // 10**9,
+        reason=reason,
+    )
+
+
+KINDS = (
+    kind_of("control", "DNS, DHCP, time, shells", 50_000_000, 500, out=2_000, received=3_000, minimum=64_000),
+    kind_of("call", "calls and meetings", 20_000_000, 200, out=1_210_000, received=1_840_000, minimum=256_000),
+    kind_of("game", "games", 15_000_000, 150, minimum=128_000),
+    kind_of("web", "web and mail", 5_000_000, 50, out=84_000, received=6_310_000, minimum=256_000),
+    kind_of("default", "everything else", 1_000_000, 10, out=320_000),
+    kind_of("update", "updates of programs", 200_000, 2, received=240_000, can_wait=True, cap=32_000,
+            state=api.KindState.WAITS, reason="the data plan is for worthier traffic until tomorrow"),
+    kind_of("backup", "backups and torrents", 100_000, 1, out=12_700_000, received=96_000, can_wait=True,
+            cap=12_700_000, state=api.KindState.SLOWED, reason="takes what the others leave"),
+)  # fmt: skip
+
+
+def program(flow_: api.Flow, *, user_id: int = 1000) -> api.Program:
+    return api.Program(
+        name=flow_.program,
+        kind="program",
+        executable=f"/usr/bin/{flow_.program}",
+        unit="user@1000.service",
+        container="",
+        task=flow_.task,
+        user_id=user_id,
+        sent_bytes=flow_.rate_bit_s * 300,
+        received_bytes=flow_.received_bit_s * 300,
+        sent_packets=flow_.rate_bit_s // 40,
+        received_packets=flow_.received_bit_s // 40,
+        sent_bit_s=flow_.rate_bit_s,
+        received_bit_s=flow_.received_bit_s,
+        received_ce_packets=flow_.marks,
+        traffic_class=flow_.traffic_class,
+        worth_nanodollars_per_mb=flow_.worth_nanodollars_per_mb,
+        decision=flow_.reason,
+    )
+
+
+HOME = api.Network(
+    key="wifi:home",
+    title="Wi-Fi Home",
+    kind="wifi",
+    interface="wlan0",
+    active=True,
+    router="192.0.2.1",
+    metered=False,
+    metered_because="NetworkManager says so",
+    connectivity="full",
+    egress_bit_s=20_000_000,
+    ingress_bit_s=100_000_000,
+    rate_source="measured",
+    tariff="flat, 29.90 USD a month",
+    first_seen_unix_s=NOW_UNIX_S - 40 * DAY_S,
+    last_seen_unix_s=NOW_UNIX_S,
+    gateway=api.Gateway(kind="embedded", trust="own", state="agreed", since_unix_s=NOW_UNIX_S - 7_200),
+)
+PHONE = api.Network(
+    key="hotspot:phone",
+    title="Hotspot Phone",
+    kind="hotspot",
+    interface="wlan0",
+    active=False,
+    router="192.0.2.129",
+    metered=True,
+    metered_because="the phone's DHCP vendor option",
+    connectivity="full",
+    egress_bit_s=8_000_000,
+    ingress_bit_s=None,
+    rate_source="measured",
+    tariff="1 GB a month, then 5 USD per GB",
+    first_seen_unix_s=NOW_UNIX_S - 30 * DAY_S,
+    last_seen_unix_s=NOW_UNIX_S - 2 * DAY_S,
+)
+CAMPUS = api.Network(
+    key="cable:campus",
+    title="cable on eth0 (router 198.51.100.1)",
+    kind="cable",
+    interface="eth0",
+    active=False,
+    router="198.51.100.1",
+    connectivity="portal",
+    tariff="20 n$ a packet when busy",
+    first_seen_unix_s=NOW_UNIX_S - 3 * DAY_S,
+    last_seen_unix_s=NOW_UNIX_S - DAY_S,
+    gateway=api.Gateway(
+        kind="found",
+        name="gateway.campus.example",
+        url="https://198.51.100.1:7414",
+        fingerprint=FINGERPRINT,
+        trust="new",
+        how="named by DHCP",
+        since_unix_s=NOW_UNIX_S - 3 * DAY_S,
+        state="waits for your word",
+    ),
+)
+
+BUDGETS = (
+    api.Budget(
+        name="payments",
+        unit="nanodollars",
+        period="day",
+        limit=2 * 10**9,
+        used=420_000_000,
+        resets_unix_s=NOW_UNIX_S + 32_000,
+        burn_per_day=670_000_000,
+        forecast=668_000_000,
+        flat_nanodollars_per_month=14_200_000_000,
+    ),
+    api.Budget(
+        name="data plan of Hotspot Phone",
+        unit="bytes",
+        period="month",
+        limit=10**9,
+        used=520_000_000,
+        resets_unix_s=NOW_UNIX_S + 19 * DAY_S + 32_000,
+        hard=True,
+        burn_per_day=47_300_000,
+        forecast=1_430_000_000,
+        noticed_percent=50,
+        flat_nanodollars_per_month=7_150_000_000,
+        reason="updates and backups wait",
+    ),
+)
+
+ALTERNATIVES = tuple(
+    api.PathAlternative(
+        destination="203.0.113.77",
+        as_name=as_name,
+        alternative=alternative,
+        chosen=chosen,
+        toll_nanodollars=toll,
+        delay_ns=delay,
+        age_s=age,
+        reason=reason,
+    )
+    for as_name, alternative, chosen, toll, delay, age, reason in (
+        ("AS64512", 1, True, 11, 18_400_000, 4, "the cheapest that is quick enough"),
+        ("AS64512", 2, False, 22, 17_900_000, 65, "costs 10.9 n$ a packet more"),
+        ("AS64513", 1, False, None, None, None, "not measured yet"),
+        ("AS64513", 2, True, 4, 6_100_000, 4, "the only one that answers"),
+    )
+)
+
+NOTICES = (
+    api.Notice(number=1, unix_s=NOW_UNIX_S - 7_200, code="network", message="on Wi-Fi Home, priced by our own gateway"),
+    api.Notice(
+        number=2, unix_s=NOW_UNIX_S - 900, code="budget", message="half of the data plan of Hotspot Phone is used"
+    ),
+)
+QUESTIONS = (
+    api.Question(number=7, flow="tcp 192.0.2.7:51100 → 203.0.113.5:6881", program="qbittorrent", traffic_class="backup",
+                 seconds_left=24),
+    api.Question(number=8, flow="udp 192.0.2.7:5353 → 198.51.100.44:27015", program="cs2", traffic_class="game",
+                 seconds_left=9),
+)  # fmt: skip
+
+NOVEMBER = api.Statement(
+    month="2026-11",
+    currency="USD",
+    opening_nanodollars=12 * 10**9,
+    topped_up_nanodollars=5 * 10**9,
+    spent_nanodollars=1_234_567_890,
+    fees_nanodollars=12_300_000,
+    closing_nanodollars=15_753_132_110,
+    lines=(
+        api.StatementLine(what="restic", bytes=8_210_000_000, nanodollars=821_000_000),
+        api.StatementLine(what="firefox", bytes=3_470_000_000, nanodollars=347_000_890),
+        api.StatementLine(what="zoom", bytes=912_000_000, nanodollars=66_567_000),
+    ),
+    fee_lines=(api.StatementLine(what="gateway.campus.example", bytes=0, nanodollars=12_300_000),),
+    internal_nanodollars=402_118_000,
+    bytes=12_592_000_000,
+    flat_nanodollars_per_month=14_200_000_000,
+)
+
+
+def household(
+    *,
+    mode: api.Mode = api.Mode.OBSERVE,
+    trial_seconds_left: int | None = None,
+    flows: tuple[api.Flow, ...] = FLOWS,
+    questions: tuple[api.Question, ...] = QUESTIONS,
+    warnings: tuple[api.Warning, ...] = (),
+    unix_s: int = NOW_UNIX_S,
+) -> api.Snapshot:
+    """A laptop at home: a call, a backup, a page, an update that waits, a campus whose gateway is new."""
+    return api.Snapshot(
+        sequence=1,
+        unix_s=unix_s,
+        status=api.Status(
+            name="laptop",
+            version="0.1.0",
+            health=api.Health.DEGRADED if warnings else api.Health.OK,
+            engine="ebpf",
+            started_unix_s=NOW_UNIX_S - 7_200,
+            engine_reason="the kernel is 6.1 and lets us load programs",
+            limits=(api.Limit(ability="incoming traffic is not slowed", cause="no ifb module in this kernel"),),
+            warnings=warnings,
+            secretary="connected",
+            spent_today_nanodollars=420_000_000,
+            budget_today_nanodollars=2 * 10**9,
+            mode=mode,
+            trial_seconds_left=trial_seconds_left,
+            network="Wi-Fi Home",
+            cpu_ppm=4_200,
+            memory_bytes=46_000_000,
+        ),
+        flows=flows,
+        accounts=api.Accounts(
+            links=(link("gateway.campus.example"),),
+            losses=(
+                api.LossLine(
+                    link="gateway.campus.example", direction="out", interval=7, nanodollars=20, kind="loss"
+                ),
+            ),
+            settlements=(
+                api.SettlementLine(
+                    link="gateway.campus.example", number=1, debtor="us", nanodollars=100_000, reason="threshold"
+                ),
+            ),
+            refunded_nanodollars=59_909,
+        ),
+        paths=api.Paths(alternatives=ALTERNATIVES),
+        programs=tuple(program(flow_) for flow_ in flows[:100]),
+        links=(
+            api.Link(
+                interface="wlan0",
+                sent_bytes=4_294_000_000,
+                received_bytes=2_540_000_000,
+                sent_bit_s=14_310_000,
+                received_bit_s=8_490_000,
+                sent_packets=3_584_000,
+                received_packets=2_122_000,
+                interface_sent_packets=3_584_000,
+                interface_received_packets=2_122_003,
+            ),
+        ),
+        questions=questions,
+        kinds=KINDS,
+        prices=(
+            api.Price(interface="wlan0", direction="out", nanodollars_per_mb=1_200_000, source="embedded gateway",
+                      used_ppm=716_000, reason="a backup fills the uplink"),
+            api.Price(interface="wlan0", direction="in", nanodollars_per_mb=0, source="embedded gateway",
+                      used_ppm=85_000, reason="nobody is in anybody's way"),
+        ),
+        networks=(HOME, PHONE, CAMPUS),
+        budgets=BUDGETS,
+        worths=(
+            api.Worth(
+                program="restic", kind="backup", nanodollars_per_mb=None, term=api.Term.TODAY, seconds_left=32_000
+            ),
+        ),
+        notices=NOTICES,
+        rules=(
+            api.Rule(number=1, source="word", condition="program is restic", kind="backup", flows=1),
+            api.Rule(number=2, source="kinds", condition="program is one of 14 for backups", kind="backup", flows=0),
+            api.Rule(number=3, source="kinds", condition="program is one of 18 for the web", kind="web", flows=41),
+        ),
+    )  # fmt: skip
+
+
+def many_flows(count: int, turn: int) -> tuple[api.Flow, ...]:
+    """`count` flows whose rates change with each turn."""
+    return tuple(
+        sent(
+            f"program{number % 97}",
+            KINDS[number % len(KINDS)].name,
+            f"203.0.113.{number % 250}",
+            rate=(number * 7_919 + turn * 104_729) % 20_000_000,
+            received=(number * 6_271 + turn * 15_485) % 9_000_000,
+            worth=1_000_000 * (number % 20),
+            port=1_024 + number,
+            marks=number + turn,
+            reason=f"worth more than the price: its share of the link is {number % 50} of 100",
+        )
+        for number in range(count)
+    )

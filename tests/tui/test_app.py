@@ -1,4 +1,4 @@
-"""The terminal UI on a terminal of given size, driven by keys."""
+"""The app around the screens: the connection, the first lines, freezing, modes, themes, the lab's notices."""
 
 from __future__ import annotations
 
@@ -8,182 +8,34 @@ import io
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
+import msgspec
 import pytest
-from snapshots import flow, snapshot
+from snapshots import FLOWS, NOW_UNIX_S, flow, household, snapshot
 from textual.widgets import ContentSwitcher, Static
+from tui_driving import Script, home, keys, picture, seen, until
 
+import tui.app
 from billpay.errors import EnvironmentFault, RemoteProtocolError
 from hostagent import api
 from hostagent.client import Unreachable
 from hostagent.server import LocalServer
-from tui.app import AgentApp, LocalSource, run_tui
-from tui.grid import Grid
+from tui.app import ALL_THEMES, AgentApp, few_colours, run_tui
+from tui.model.head import TABS
+from tui.source import LocalSource
+from tui.widgets.dialogs import Choose, Confirm, Help
 
 SIZES = [(80, 24), (120, 40), (160, 50), (40, 12)]
 
 
-class Script:
-    """Gives its snapshots once, then stays open; an exception among them is raised, `None` ends the stream."""
-
-    def __init__(self, *steps: api.Snapshot | Exception | None) -> None:
-        self.steps = list(steps)
-        self.asked = 0
-
-    async def events(self) -> AsyncIterator[api.Snapshot]:
-        self.asked += 1
-        while self.steps:
-            step = self.steps.pop(0)
-            if step is None:
-                return
-            if isinstance(step, Exception):
-                raise step
-            yield step
-        await asyncio.Event().wait()
+def header(app: AgentApp) -> str:
+    return str(app.query_one("#header", Static).render())
 
 
-def text_of(app: AgentApp, selector: str) -> str:
-    return str(app.query_one(selector, Static).render())
+def warnings(app: AgentApp) -> str:
+    return str(app.query_one("#warnings", Static).render())
 
 
-def cells(app: AgentApp, selector: str = "#flow-table") -> list[list[str]]:
-    table = app.query_one(selector, Grid)
-    return [[cell.plain for cell in table.get_row_at(row)] for row in range(table.row_count)]
-
-
-def names(app: AgentApp) -> list[str]:
-    return [row[0] for row in cells(app)]
-
-
-def line(app: AgentApp, number: int, selector: str = "#flow-table") -> str:
-    """As it is on the terminal; 0 is the line of titles."""
-    return app.query_one(selector, Grid).render_line(number).text
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
-        while not condition():
-            await asyncio.sleep(0.01)
-
-
-@pytest.mark.parametrize("size", SIZES)
-async def test_flows_and_accounts_at_every_size(size: tuple[int, int]) -> None:
-    flows = (flow("tcp 10.77.200.1:40000 → 10.77.200.2:5201", rate=8_440_000, amount=20), flow("udp other"))
-    app = AgentApp(Script(snapshot(flows=flows)))
-    async with app.run_test(size=size) as pilot:
-        await until(lambda: len(cells(app)) == 2)
-        assert names(app)[0] == "tcp 10.77.200.1:40000 → 10.77.200.2:5201"
-        assert "20n" in cells(app)[0]
-        assert "A is ok" in text_of(app, "#header")
-        assert "why: because" in text_of(app, "#flow-detail")
-        await pilot.press("a")
-        assert app.query_one(ContentSwitcher).current == "accounts"
-        assert cells(app, "#account-table")[0][:2] == ["X", "agreed"]
-        assert "kept as our share" in text_of(app, "#account-lines")
-        await pilot.press("1")
-        assert app.query_one(ContentSwitcher).current == "flows"
-        await pilot.press("2", "f")
-        assert app.query_one(ContentSwitcher).current == "flows"
-
-
-@pytest.mark.parametrize("size", [(80, 24), (160, 50)])
-async def test_a_table_needs_no_scrolling_sideways(size: tuple[int, int]) -> None:
-    flows = tuple(flow(f"udp {n}", amount=1, reason="why " * 200) for n in range(100))
-    app = AgentApp(Script(snapshot(flows=flows)))
-    async with app.run_test(size=size) as pilot:
-        await until(lambda: len(cells(app)) == 100)
-        await pilot.pause()
-        assert app.query_one("#flow-table", Grid).max_scroll_x == 0
-        await pilot.press("a")
-        await pilot.pause()
-        assert app.query_one("#account-table", Grid).max_scroll_x == 0
-
-
-@pytest.mark.parametrize("size", SIZES)
-async def test_the_last_line_names_the_keys(size: tuple[int, int]) -> None:
-    app = AgentApp(Script(snapshot()))
-    async with app.run_test(size=size) as pilot:
-        await pilot.pause()
-        bottom = app.screen.find_widget(app.query_one("Footer")).region
-        assert bottom.bottom == size[1]
-        labels = [str(key.tooltip or key.render()) for key in app.query("FooterKey")]
-        assert [word for word in ("Flows", "Accounts", "Help", "Quit") if word in " ".join(labels)] == [
-            "Flows",
-            "Accounts",
-            "Help",
-            "Quit",
-        ]
-
-
-async def test_names_are_shown_as_they_are() -> None:
-    ipv6 = "tcp [fd00:77::1]:40000 → [fd00:77::2]:5201"
-    strange = "udp [bold red]ünïcode ☃[/] 名前"
-    app = AgentApp(Script(snapshot(flows=(flow(ipv6, rate=2, amount=1), flow(strange, rate=1, amount=1)))))
-    async with app.run_test(size=(80, 24)) as pilot:
-        await until(lambda: len(cells(app)) == 2)
-        await pilot.pause()
-        assert line(app, 1).strip().startswith(ipv6)
-        assert line(app, 2).strip().startswith(strange)
-        assert text_of(app, "#flow-detail").startswith(ipv6)
-
-
-async def test_the_cursor_stays_on_the_flow_that_a_person_chose() -> None:
-    first = snapshot(flows=(flow("one", rate=5, amount=1), flow("two", rate=4, amount=1)))
-    later = snapshot(flows=(flow("one", rate=1, amount=1), flow("two", rate=9, amount=1)))
-    app = AgentApp(Script(first))
-    async with app.run_test(size=(100, 30)) as pilot:
-        await until(lambda: len(cells(app)) == 2)
-        await pilot.press("down")
-        assert text_of(app, "#flow-detail").startswith("two")
-        app.model.on_snapshot(later)
-        app.refresh_all()
-        await pilot.pause()
-        assert names(app) == ["two", "one"]
-        assert text_of(app, "#flow-detail").startswith("two")
-
-
-async def test_until_a_person_chooses_the_cursor_stays_on_the_first_row() -> None:
-    app = AgentApp(Script(snapshot(flows=(flow("one", rate=5), flow("two", rate=4)))))
-    async with app.run_test(size=(100, 30)) as pilot:
-        await until(lambda: names(app) == ["one", "two"])
-        app.model.on_snapshot(snapshot(flows=(flow("one", rate=1), flow("two", rate=9))))
-        app.refresh_all()
-        await pilot.pause()
-        assert text_of(app, "#flow-detail").startswith("two")
-
-
-async def test_flows_come_and_go_and_scrolling_stays() -> None:
-    many = tuple(flow(f"f{n}", rate=1000 - n) for n in range(500))
-    app = AgentApp(Script(snapshot()))
-    async with app.run_test(size=(80, 24)) as pilot:
-        await until(lambda: app.model.snapshot is not None)
-        await pilot.pause()
-        assert "no flow yet" in text_of(app, "#flow-detail")
-
-        async def show(flows: tuple[api.Flow, ...]) -> None:
-            app.model.on_snapshot(snapshot(flows=flows))
-            app.refresh_all()
-            await pilot.pause()
-
-        await show(many)
-        assert names(app) == [f"f{n}" for n in range(500)]
-        await pilot.press("end")
-        assert text_of(app, "#flow-detail").startswith("f499")
-        table = app.query_one("#flow-table", Grid)
-        top = table.scroll_offset.y
-        assert top > 400
-        await show(tuple(flow(f"f{n}", rate=2000 - n) for n in range(500)))
-        assert table.scroll_offset.y == top
-        await show((*many[:480], flow("longer than the forty-four characters of a narrow column"), *many[490:]))
-        assert len(names(app)) == 491
-        assert text_of(app, "#flow-detail").startswith("f499")
-        await show(many[:3])
-        assert names(app) == ["f0", "f1", "f2"]
-        assert text_of(app, "#flow-detail").startswith("f2")
-        await show(())
-        assert names(app) == []
-        assert "no flow yet" in text_of(app, "#flow-detail")
-        await show((flow("x" * 3000),))
-        assert names(app)[0].endswith("…")
+# --- the connection -----------------------------------------------------------------------------------------------
 
 
 async def test_an_agent_that_goes_away_is_said_and_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -192,69 +44,43 @@ async def test_an_agent_that_goes_away_is_said_and_asked_again(monkeypatch: pyte
     wrong = RemoteProtocolError("malformed", "another version")
     source = Script(gone, snapshot(flows=(flow("one"),)), wrong, None, gone, snapshot(flows=(flow("two"),)))
     app = AgentApp(source)
-    async with app.run_test(size=(100, 30)):
-        await until(lambda: names(app) == ["two"])
+    async with app.run_test(notifications=True, size=(100, 30)):
+        await until(lambda: keys(app) == ["two"])
     assert source.asked == 5
 
 
 async def test_a_missing_agent_is_said_with_what_to_do() -> None:
     app = AgentApp(Script(Unreachable(Path("/run/none"), "no such file")))
-    async with app.run_test(size=(80, 24)) as pilot:
-        await until(lambda: "NOT CONNECTED" in text_of(app, "#header"))
+    async with app.run_test(notifications=True, size=(80, 24)) as pilot:
+        await until(lambda: "NOT CONNECTED" in header(app))
         await pilot.pause()
-        assert "/run/none: no such file (start it" in text_of(app, "#warnings")
+        assert "/run/none: no such file (start it" in warnings(app)
         assert app.query_one("#warnings").size.height == 2  # wrapped, not cut
-
-
-async def test_warnings_help_notices_and_the_end() -> None:
-    warning = api.Warning(code="no-agreement", message="X: unreachable", since_unix_s=0)
-    lines = [["building", "starting"], ["done"]]
-    over = asyncio.Event()
-    app = AgentApp(
-        Script(snapshot(warnings=(warning,))),
-        notices=lambda: lines.pop(0) if lines else [],
-        finished=over.is_set,
-    )
-    async with app.run_test(size=(80, 24)) as pilot:
-        await until(lambda: "no-agreement: X: unreachable" in text_of(app, "#warnings"))
-        await until(lambda: "done" in text_of(app, "#notices"))
-        assert not app.query_one("#help").display
-        await pilot.press("question_mark")
-        assert app.query_one("#help").display
-        await pilot.press("question_mark")
-        assert not app.query_one("#help").display
-        over.set()
-        await until(lambda: not app.is_running)
-
-
-async def test_q_quits() -> None:
-    app = AgentApp(Script(snapshot()))
-    async with app.run_test(size=(80, 24)) as pilot:
-        await pilot.press("q")
-        await until(lambda: not app.is_running)
 
 
 async def test_over_a_real_socket_it_follows_an_agent_that_goes_and_comes_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tui.app.RETRY_S", 0.01)
+    monkeypatch.setattr("tui.app.DRAW_S", 0.01)
     socket = tmp_path / "agent.sock"
     shown = snapshot(flows=(flow("one"),))
     app = AgentApp(LocalSource(socket))
-    async with app.run_test(size=(80, 24)):
-        await until(lambda: "NOT CONNECTED" in text_of(app, "#header"))
+    async with app.run_test(notifications=True, size=(80, 24)):
+        await until(lambda: "NOT CONNECTED" in header(app))
         async with _agent(socket, lambda: shown) as server:
-            await until(lambda: names(app) == ["one"])
+            await until(lambda: keys(app) == ["one"])
             shown = snapshot(flows=(flow("two"),), sequence=2)
             server.changed()
-            await until(lambda: names(app) == ["two"])
-            assert "NOT CONNECTED" not in text_of(app, "#header")
-        await until(lambda: "NOT CONNECTED" in text_of(app, "#header"))
-        assert names(app) == ["two"]
+            await until(lambda: keys(app) == ["two"])
+            assert "NOT CONNECTED" not in header(app)
+        await until(lambda: "NOT CONNECTED" in header(app))
+        assert keys(app) == ["two"]
+        assert "last seen" in header(app)
         shown = snapshot(flows=(flow("three"),))
         async with _agent(socket, lambda: shown):
-            await until(lambda: names(app) == ["three"])
-            assert "NOT CONNECTED" not in text_of(app, "#header")
+            await until(lambda: keys(app) == ["three"])
+            assert "NOT CONNECTED" not in header(app)
 
 
 @contextlib.asynccontextmanager
@@ -267,8 +93,291 @@ async def _agent(socket: Path, shown: Callable[[], api.Snapshot]) -> AsyncIterat
         await server.stop()
 
 
+async def test_an_agent_that_falls_silent_is_said() -> None:
+    app, _script = home()
+    async with app.run_test(notifications=True, size=(80, 24)):
+        await until(lambda: "OBSERVING" in header(app))
+        app.state.on_quiet(30)
+        app._show_head()
+        await seen(app, "NOTHING HEARD for 30 s")
+
+
+# --- every screen, every size -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("place", range(len(TABS)), ids=[tab.name for tab in TABS])
+async def test_each_screen_opens_by_its_digit_its_letter_and_a_click(place: int, size: tuple[int, int]) -> None:
+    app, _script = home()
+    async with app.run_test(notifications=True, size=size) as pilot:
+        await until(lambda: app.state.shown is not None)
+        current = app.query_one(ContentSwitcher)
+        elsewhere = "1" if place else "2"
+        await pilot.press(str(place + 1))
+        assert current.current == TABS[place].name
+        await pilot.press(elsewhere, TABS[place].name[0])
+        assert current.current == TABS[place].name
+        assert f"[{place + 1} {TABS[place].name[0]}" in picture(app).splitlines()[1] or size[0] == 40
+        await pilot.press(elsewhere)
+        x = app._tabs._ends[place] - 2
+        if x < size[0]:
+            await pilot.click("#tabs", offset=(x, 0))
+            assert current.current == TABS[place].name
+        assert all(len(line) <= size[0] for line in picture(app).splitlines())
+
+
+@pytest.mark.parametrize("size", SIZES)
+async def test_the_last_line_names_keys_and_help_names_all(size: tuple[int, int]) -> None:
+    app, _script = home()
+    async with app.run_test(notifications=True, size=size) as pilot:
+        await pilot.pause()
+        bottom = app.screen.find_widget(app.query_one("Footer")).region
+        assert bottom.bottom == size[1]
+        if size[0] >= 80:
+            last = picture(app).splitlines()[-1]
+            words = ("⏎ Details", "/ Filter", "s Sort", "w Why", "e Worth", "Freeze", "x Act", "? Help", "q Quit")
+            assert [word for word in words if word in last] == list(words)
+
+
+async def test_every_key_of_every_screen_stands_in_the_help() -> None:
+    app, _script = home()
+    async with app.run_test(notifications=True, size=(160, 70)) as pilot:
+        await until(lambda: app.state.shown is not None)
+        bound = set()
+        for place in range(len(TABS)):
+            await pilot.press(str(place + 1))
+            own = [*app.page._bindings.key_to_bindings, *app._bindings.key_to_bindings]
+            bound |= {key for key in own if not key.startswith("ctrl+")}
+        await pilot.press("question_mark")
+        assert isinstance(app.screen, Help)
+        text = picture(app)
+    named = {
+        "question_mark": "?",
+        "slash": "/",
+        "escape": "esc",
+        "left": "←",
+        "right": "→",
+        "left_square_bracket": "[ ]",
+        "right_square_bracket": "[ ]",
+        "shift+s": "s S",
+        "S": "s S",
+    }
+    lines = text.splitlines()
+    for key in sorted(bound):
+        name = named.get(key, key)
+        assert any(f" {name} " in line for line in lines), f"{key} is not in the help"
+
+
+async def test_help_opens_scrolls_and_closes() -> None:
+    app, _script = home()
+    async with app.run_test(notifications=True, size=(80, 24)) as pilot:
+        await pilot.press("question_mark")
+        await seen(app, "screens: the number")
+        await pilot.press("down", "pagedown", "pagedown", "pagedown")
+        await seen(app, "█ used")
+        await pilot.press("pageup", "up", "escape")
+        assert not isinstance(app.screen, Help)
+
+
+# --- freezing -----------------------------------------------------------------------------------------------------
+
+
+async def test_space_freezes_loudly_and_space_goes_on() -> None:
+    app, script = home()
+    async with app.run_test(notifications=True, size=(80, 24)) as pilot:
+        await until(lambda: len(keys(app)) == len(FLOWS))
+        await pilot.press("space")
+        script.push(household(unix_s=NOW_UNIX_S + 12, flows=FLOWS[:1]))
+        await until(lambda: app.state.behind_s == 12)
+        app.refresh_all()
+        await pilot.pause()
+        assert len(keys(app)) == len(FLOWS)
+        await seen(app, "FROZEN for 12 s: space goes on")
+        await pilot.press("down", "3", "1")  # a frozen display can be looked at
+        await pilot.press("space")
+        assert keys(app) == [FLOWS[0].flow]
+        assert "FROZEN" not in picture(app)
+
+
+# --- modes --------------------------------------------------------------------------------------------------------
+
+
+# expectation 22
+async def test_acting_is_asked_for_with_what_changes_and_is_a_trial() -> None:
+    app, script = home()
+    async with app.run_test(notifications=True, size=(80, 24)) as pilot:
+        await until(lambda: app.state.shown is not None)
+        await pilot.press("x")
+        assert isinstance(app.screen, Confirm)
+        text = picture(app)
+        assert "update: waits" in text
+        assert "trial of 60 s: unless you press c" in text
+        await pilot.press("n")
+        assert script.calls == []
+        await pilot.press("x", "y")
+        await until(lambda: script.calls == [api.ModeChange(mode=api.Mode.ACT, trial_s=60)])
+        script.push(household(mode=api.Mode.TRIAL, trial_seconds_left=58))
+        await until(lambda: "TRIAL 58 s left: c keeps it" in header(app))
+        await pilot.press("c")
+        await until(lambda: script.calls[1:] == [api.ModeChange(mode=api.Mode.ACT)])
+        await seen(app, "confirmed")
+
+
+async def test_observing_is_asked_for_too() -> None:
+    app, script = home(mode=api.Mode.ACT)
+    async with app.run_test(notifications=True, size=(80, 24)) as pilot:
+        await until(lambda: app.state.shown is not None)
+        await pilot.press("o", "escape")
+        assert script.calls == []
+        await pilot.press("o", "enter")
+        await until(lambda: script.calls == [api.ModeChange(mode=api.Mode.OBSERVE)])
+
+
+@pytest.mark.parametrize(
+    ("mode", "key", "said"),
+    [
+        (api.Mode.OBSERVE, "o", "it observes already"),
+        (api.Mode.ACT, "x", "it acts already"),
+        (api.Mode.TRIAL, "x", "it acts already; c keeps it"),
+        (api.Mode.OBSERVE, "c", "no trial waits"),
+    ],
+)
+async def test_a_key_that_changes_nothing_says_so(mode: api.Mode, key: str, said: str) -> None:
+    app, script = home(mode=mode)
+    async with app.run_test(notifications=True, size=(80, 24)) as pilot:
+        await until(lambda: app.state.shown is not None)
+        await pilot.press(key)
+        await pilot.pause()
+        assert said in picture(app)
+        assert script.calls == []
+
+
+async def test_what_the_agent_refuses_is_said_and_the_screens_stay() -> None:
+    app, script = home()
+    script.refuses = RemoteProtocolError("not-allowed", "only root may change the mode [yet]")
+    async with app.run_test(notifications=True, size=(80, 24)) as pilot:
+        await until(lambda: app.state.shown is not None)
+        await pilot.press("x", "y")
+        await until(lambda: len(script.calls) == 1)
+        await seen(app, "not-allowed: only root")
+        assert app.is_running
+
+
+async def test_without_an_agent_no_key_fails() -> None:
+    app = AgentApp(Script(Unreachable(Path("/run/none"), "no such file")))
+    async with app.run_test(notifications=True, size=(80, 24)) as pilot:
+        await until(lambda: "NOT CONNECTED" in header(app))
+        await pilot.press("x", "o", "c", "space", "space", "down", "end")
+        for tab in TABS:
+            await pilot.press(tab.name[0])
+            shared = () if tab.name == "flows" else ("enter", "slash", "s", "S", "shift+s", "escape")
+            await pilot.press(*(key for key in app.page._bindings.key_to_bindings if key not in shared), "escape")
+        assert app.is_running
+
+
+async def has_theme(app: AgentApp, name: str) -> None:
+    await until(lambda: app.theme == name)
+
+
+# --- themes -------------------------------------------------------------------------------------------------------
+
+
+async def test_themes_are_previewed_and_taken_or_left() -> None:
+    app, _script = home()
+    async with app.run_test(notifications=True, size=(80, 24)) as pilot:
+        await pilot.press("t")
+        assert isinstance(app.screen, Choose)
+        await pilot.press("down")
+        await until(lambda: app.theme == ALL_THEMES[1])
+        await pilot.press("escape")
+        await until(lambda: app.theme == ALL_THEMES[0])
+        for name in ("nord", "ansi-light"):
+            await pilot.press("t", str(ALL_THEMES.index(name) + 1))
+            await has_theme(app, name)
+            await seen(app, "OBSERVING")
+
+
+@pytest.mark.parametrize(
+    ("environment", "few"),
+    [
+        ({"TERM": "xterm"}, True),
+        ({"TERM": "linux"}, True),
+        ({"TERM": "xterm-256color"}, False),
+        ({"TERM": "xterm", "COLORTERM": "truecolor"}, False),
+        ({"TERM": "xterm-256color", "TEXTUAL_COLOR_SYSTEM": "standard"}, True),
+        ({"TERM": "xterm", "TEXTUAL_COLOR_SYSTEM": "truecolor"}, False),
+    ],
+)
+def test_a_terminal_of_16_colours_gets_a_theme_of_16_colours(
+    environment: dict[str, str], few: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert few_colours() is few
+    assert (AgentApp(Script()).theme == "ansi-dark") is few
+
+
+async def test_nothing_depends_on_colour() -> None:
+    """The chosen row, the chosen screen, what is wrong and what is frozen are signs, and not only colours."""
+    warning = api.Warning(code="no-agreement", message="X: unreachable", since_unix_s=0)
+    app, _script = home(warnings=(warning,))
+    async with app.run_test(notifications=True, size=(80, 24)) as pilot:
+        await until(lambda: app.state.shown is not None)
+        await pilot.press("space")
+        text = picture(app)
+        assert "› " in text
+        assert "[1 flows]" in text
+        assert "! no-agreement" in text
+        assert "FROZEN" in text
+
+
+# --- the lab ------------------------------------------------------------------------------------------------------
+
+
+async def test_notices_of_the_lab_stand_at_the_bottom_and_its_end_ends_the_screens() -> None:
+    lines = [["building", "starting"], ["done"]]
+    over = asyncio.Event()
+    app = AgentApp(
+        Script(snapshot()), title="figure1, host A", notices=lambda: lines.pop(0) if lines else [], finished=over.is_set
+    )
+    async with app.run_test(notifications=True, size=(80, 24)) as pilot:
+        await until(lambda: "done" in str(app.query_one("#notices", Static).render()))
+        await pilot.pause()
+        assert picture(app).startswith(" figure1, host A")
+        over.set()
+        await until(lambda: not app.is_running)
+
+
+async def test_q_quits() -> None:
+    app, _script = home()
+    async with app.run_test(notifications=True, size=(80, 24)) as pilot:
+        await pilot.press("q")
+        await until(lambda: not app.is_running)
+
+
+async def test_only_what_changed_is_drawn_and_only_a_few_times_a_second() -> None:
+    app, script = home()
+    async with app.run_test(notifications=True, size=(80, 24)) as pilot:
+        await until(lambda: app.state.shown is not None)
+        await pilot.pause()
+        before, version = app.drawn, app.state.version
+        for number in range(50):
+            script.push(msgspec.structs.replace(household(), sequence=number))
+        await until(lambda: app.state.version == version + 50)
+        assert app.drawn <= before + 5
+
+
 def test_without_a_terminal_it_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.stdin", io.StringIO())
+    monkeypatch.delenv("TEXTUAL_DRIVER", raising=False)
     with pytest.raises(EnvironmentFault, match="no terminal") as caught:
         run_tui(tmp_path / "agent.sock")
     assert "\n" not in str(caught.value)
+
+
+def test_behind_a_web_server_no_terminal_is_needed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ran = []
+    monkeypatch.setenv("TEXTUAL_DRIVER", "textual.drivers.web_driver:WebDriver")
+    monkeypatch.setattr(tui.app.AgentApp, "run", lambda self: ran.append(self.title))
+    run_tui(tmp_path / "agent.sock")
+    assert ran == ["hostagent"]

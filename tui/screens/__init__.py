@@ -1,0 +1,26 @@
+"""One module for each screen, and their order: that of the tabs."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from tui.screens.accounts import AccountsPage
+from tui.screens.flows import FlowsPage
+from tui.screens.inbox import InboxPage
+from tui.screens.kinds import KindsPage
+from tui.screens.networks import NetworksPage
+from tui.screens.page import Page
+from tui.screens.paths import PathsPage
+from tui.screens.plain import BudgetsPage, HealthPage, MonthPage
+
+ALL: Final[tuple[type[Page], ...]] = (
+    FlowsPage,
+    KindsPage,
+    InboxPage,
+    BudgetsPage,
+    PathsPage,
+    MonthPage,
+    NetworksPage,
+    AccountsPage,
+    HealthPage,
+)

@@ -1,0 +1,1 @@
+"""Parts of screens: a table, the two lines at the top, dialogs."""
