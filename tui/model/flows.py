@@ -138,9 +138,9 @@ def detail(flow: api.Flow) -> list[Text]:
 
 def _worth_text(flow: api.Flow) -> str:
     worth = flow.worth_nanodollars_per_mb
-    said = "nobody said what it is worth" if worth is None else f"worth {money_text(worth)} a MB"
+    said = "nobody said what it is worth" if worth is None else f"worth {price_text(worth)} a GB"
     price = flow.price_nanodollars_per_mb
-    return f"{said}; {'no price' if price is None else f'a MB costs {money_text(price)} now'}"
+    return f"{said}; {'no price' if price is None else f'a GB costs {price_text(price)} now'}"
 
 
 def _payment_text(flow: api.Flow) -> str:

@@ -14,7 +14,7 @@ from rich.text import Text
 from billpay.money import show_nanodollars
 from hostagent import api
 from tui.model.state import State
-from tui.model.texts import LOUD, STRONG, Piece, duration_text, line, money_text, plain
+from tui.model.texts import LOUD, STRONG, Piece, duration_text, line, money_text, plain, price_text
 
 SEPARATOR: Final = " · "
 MOST_COUNTED: Final = 9  # questions in the line of tabs: there is one cell for them
@@ -69,7 +69,7 @@ def _facts(snapshot: api.Snapshot, network: api.Network | None) -> list[str]:
     status = snapshot.status
     where = network.title if network is not None else status.network
     price = dearest(snapshot, network)
-    facts = [where or "no network", "no price" if price is None else f"{money_text(price)}/MB now"]
+    facts = [where or "no network", "no price" if price is None else f"{price_text(price)}/GB now"]
     today = money_text(status.spent_today_nanodollars)
     budget = show_nanodollars(status.budget_today_nanodollars)
     facts.append(f"today {today} of {budget}" if status.budget_today_nanodollars else f"today {today}")

@@ -45,7 +45,7 @@ KIND_COLUMNS: Final[tuple[Column[api.Kind], ...]] = (
         "worth",
         6,
         0,
-        lambda kind: money_text(kind.worth_nanodollars_per_mb),
+        lambda kind: price_text(kind.worth_nanodollars_per_mb),
         lambda kind: kind.worth_nanodollars_per_mb,
     ),
     number("share", 5, 0, lambda kind: f"{kind.weight:,}", lambda kind: kind.weight),
@@ -131,7 +131,7 @@ def kind_detail(kind: api.Kind, rules: Iterable[api.Rule]) -> list[Text]:
         line(
             (kind.name, STRONG),
             f"  {kind.title}" if kind.title else "",
-            f"  worth {money_text(kind.worth_nanodollars_per_mb)} a MB",
+            f"  worth {price_text(kind.worth_nanodollars_per_mb)} a GB",
         ),
         line(f"{state_text(kind)}; share {kind.weight:,} of a busy link beside the others{least}; {waits}"),
     ]
@@ -169,6 +169,6 @@ def _is_about(worth: api.Worth, program: api.Program) -> bool:
 
 def word_text(worth: api.Worth) -> str:
     said = [f"as {worth.kind}" if worth.kind is not None else ""]
-    said += [f"worth {money_text(worth.nanodollars_per_mb)} a MB" if worth.nanodollars_per_mb is not None else ""]
+    said += [f"worth {price_text(worth.nanodollars_per_mb)} a GB" if worth.nanodollars_per_mb is not None else ""]
     left = TERMS[worth.term] if worth.seconds_left is None else f"for {duration_text(worth.seconds_left)} yet"
     return f"{', '.join(part for part in said if part) or 'as the table of kinds says'}, {left}"

@@ -9,7 +9,7 @@ from rich.text import Text
 
 from hostagent import api
 from tui.model.columns import Column, Listing, Sorting, matching
-from tui.model.texts import FAINT, NOTHING, STRONG, UNKNOWN, day_text, fingerprint_text, line, money_text, rate_text
+from tui.model.texts import FAINT, NOTHING, STRONG, UNKNOWN, day_text, fingerprint_text, line, price_text, rate_text
 
 EMPTY: Final = "no network: this machine has no default route"
 NEW, CHANGED = "new", "changed"
@@ -79,7 +79,7 @@ def detail(network: api.Network, prices: Iterable[api.Price]) -> list[Text]:
 
 def _price_line(price: api.Price) -> Text:
     used = "" if price.used_ppm is None else f", {price.used_ppm // 10_000} % used"
-    said = f"{money_text(price.nanodollars_per_mb)} a MB by {price.source}{used}"
+    said = f"{price_text(price.nanodollars_per_mb)} a GB by {price.source}{used}"
     return line((f"price {price.direction:<3}  ", FAINT), said, f": {price.reason}" if price.reason else "")
 
 

@@ -9,7 +9,7 @@ from rich.text import Text
 
 from hostagent import api
 from tui.model.columns import Column, Listing, Sorting, matching, number
-from tui.model.texts import FAINT, NOTHING, STRONG, UNKNOWN, cell, cut, duration_text, line, money_text
+from tui.model.texts import FAINT, NOTHING, STRONG, UNKNOWN, cell, cut, duration_text, line, money_text, price_text
 
 EMPTY: Final = "no alternatives: nobody on the way has offered a choice yet"
 NO_NETWORK: Final = "no network to choose from"
@@ -84,7 +84,7 @@ def _cost(network: api.Network, prices: Sequence[api.Price], direction: str) -> 
         for price in prices
         if price.interface == network.interface and price.direction == direction
     ]
-    return money_text(max(of_it)) if of_it and network.active else NOTHING
+    return price_text(max(of_it)) if of_it and network.active else NOTHING
 
 
 def _by_whom(network: api.Network) -> str:

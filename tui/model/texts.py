@@ -21,7 +21,8 @@ UNKNOWN: Final = "?"  # nobody told us yet
 NOTHING: Final = "–"  # there is none
 SPARKS: Final = "▁▂▃▄▅▆▇█"
 PREFIXES: Final = {"": 10**9, "m": 10**6, "u": 10**3, "µ": 10**3, "μ": 10**3, "n": 1}
-MOST_WORTH_NANODOLLARS: Final = 10**15
+MOST_WORTH_NANODOLLARS: Final = 10**15  # of a megabyte
+MB_PER_GB: Final = 1000
 _DECIMAL_STEPS: Final = ((10**12, "T"), (10**9, "G"), (10**6, "M"), (10**3, "k"))
 _MONEY_STEPS: Final = ((10**12, "k"), (10**9, ""), (10**6, "m"), (10**3, "µ"))
 _MINUTE_S, _HOUR_S, _DAY_S = 60, 3600, 86400
@@ -53,7 +54,8 @@ def money_text(nanodollars: int | None) -> str:
 
 
 def price_text(nanodollars_per_mb: int | None) -> str:
-    return NOTHING if nanodollars_per_mb is None else money_text(nanodollars_per_mb)
+    """Of a gigabyte, as people and tariffs say it: 20.0, 5.00, 100m."""
+    return NOTHING if nanodollars_per_mb is None else money_text(nanodollars_per_mb * MB_PER_GB)
 
 
 def exact_money(nanodollars: int) -> str:
@@ -71,11 +73,11 @@ def cents_text(nanodollars: int, currency: str) -> str:
 
 
 def worth_from_text(text: str) -> int | None:
-    """Nanodollars out of what a person types: 1.5m, 20n, 0.002; None when it is no amount."""
+    """Nanodollars for a megabyte, out of what a person says of a gigabyte: 20, 1.5, 200m; None when it is no amount."""
     stripped = text.strip()
     prefix = stripped[-1:] if stripped[-1:] in PREFIXES else ""
     try:
-        amount = Decimal(stripped.removesuffix(prefix).strip()) * PREFIXES[prefix]
+        amount = Decimal(stripped.removesuffix(prefix).strip()) * PREFIXES[prefix] / MB_PER_GB
     except (InvalidOperation, ValueError):
         return None
     if not amount.is_finite() or not 0 <= amount <= MOST_WORTH_NANODOLLARS or amount != int(amount):

@@ -11,7 +11,7 @@ from textual.binding import Binding, BindingType
 from hostagent import api
 from tui.model import flows
 from tui.model.state import State
-from tui.model.texts import FAINT, line, money_text
+from tui.model.texts import FAINT, line, price_text
 from tui.screens.page import TablePage, plots, price_picture, rate_pictures
 from tui.screens.words import ask_worth
 from tui.source import Source
@@ -87,5 +87,5 @@ class FlowsPage(TablePage):
             self.app.notify("nobody knows which program sends this", severity="warning")
             return
         worth = flow.worth_nanodollars_per_mb
-        now = "nobody said until now" if worth is None else f"now {money_text(worth)} a MB, as {flow.traffic_class}"
+        now = "nobody said until now" if worth is None else f"now {price_text(worth)} a GB, as {flow.traffic_class}"
         ask_worth(self, flow.program, now)

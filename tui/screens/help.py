@@ -48,7 +48,7 @@ KEYS: Final = (
 NUMBERS: Final = (
     "out, in: bit/s over the last second, k 10³, M 10⁶, G 10⁹",
     "amounts: dollars, m 10⁻³, µ 10⁻⁶, n 10⁻⁹",
-    "price, worth: of a megabyte, now; a MB is 10⁶ bytes",
+    "price, worth: of a gigabyte, now; a GB is 10⁹ bytes",
     "pays, toll: of a packet, now; spent: in all",
     "– there is none   ? nobody told us yet   ! look at it",
     "plots: the last five minutes",

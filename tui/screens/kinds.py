@@ -11,7 +11,7 @@ from textual.binding import Binding, BindingType
 from hostagent import api
 from tui.model import kinds
 from tui.model.state import State
-from tui.model.texts import FAINT, line, money_text, several
+from tui.model.texts import FAINT, line, price_text, several
 from tui.screens.page import TablePage, plots, rate_pictures
 from tui.screens.words import ask_worth
 from tui.source import Source
@@ -73,5 +73,5 @@ class KindsPage(TablePage):
             self.app.notify("choose a program: what kinds are worth stands in the configuration", severity="warning")
             return
         worth = program.worth_nanodollars_per_mb
-        now = "nobody said until now" if worth is None else f"now {money_text(worth)} a MB, as {program.traffic_class}"
+        now = "nobody said until now" if worth is None else f"now {price_text(worth)} a GB, as {program.traffic_class}"
         ask_worth(self, program.name, now)

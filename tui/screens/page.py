@@ -20,7 +20,7 @@ from billpay.errors import BillpayError
 from tui.model.columns import Sorting
 from tui.model.history import MISSING, History, Key, plot
 from tui.model.state import State
-from tui.model.texts import FAINT, PICTURE, cell, joined, line, money_text, rate_text, several
+from tui.model.texts import FAINT, PICTURE, cell, joined, line, price_text, rate_text, several
 from tui.source import Source
 from tui.widgets.grid import Grid
 
@@ -275,7 +275,7 @@ def rate_pictures(history: History, key: Key) -> list[Picture]:
 
 
 def price_picture(history: History, key: Key, place: int = 0) -> Picture:
-    return Picture("price", history.of(key, place), money_text)
+    return Picture("price", history.of(key, place), price_text)
 
 
 def plots(pictures: Sequence[Picture], width: int) -> list[Text]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hostagent import api
 from tui.model.kinds import TERMS
-from tui.model.texts import money_text
+from tui.model.texts import price_text
 from tui.screens.page import Page
 from tui.widgets.dialogs import AskWorth
 
@@ -23,5 +23,5 @@ def told(change: api.WorthChange) -> str:
     if change.kind is not None:
         return f"{change.program} counts as {change.kind}: {TERMS[change.term]}"
     if change.nanodollars_per_mb is not None:
-        return f"{change.program} is worth {money_text(change.nanodollars_per_mb)} a MB: {TERMS[change.term]}"
+        return f"{change.program} is worth {price_text(change.nanodollars_per_mb)} a GB: {TERMS[change.term]}"
     return f"{change.program} counts as the table of kinds says"

@@ -20,7 +20,7 @@ from textual.widgets.option_list import Option
 
 from hostagent import api
 from tui.model.kinds import TERMS
-from tui.model.texts import joined, line, money_text, plain, worth_from_text
+from tui.model.texts import joined, line, plain, price_text, worth_from_text
 
 KEYS: Final = "1234567890abcdefghijklmnoprstuvw"
 
@@ -109,14 +109,14 @@ class AskWorth(ModalScreen[api.WorthChange | None]):
     def compose(self) -> ComposeResult:
         width = max((len(kind.name) for kind in self._kinds), default=0)
         choices = [
-            f"as {plain(kind.name):<{width}}  {money_text(kind.worth_nanodollars_per_mb):>5} a MB"
+            f"as {plain(kind.name):<{width}}  {price_text(kind.worth_nanodollars_per_mb):>5} a GB"
             for kind in self._kinds
         ]
         with Vertical(classes="dialog"):
             yield Static(line(("What is traffic of ", ""), (self._program, "bold"), " worth?"), classes="dialog-title")
             yield Static(line(self._now), classes="dialog-text")
             yield _options([*choices, "what the table of kinds says"], 0)
-            yield Input(placeholder="or an amount for a MB: 20n, 1.5m, 0.002", id="amount", compact=True)
+            yield Input(placeholder="or an amount for a GB: 20, 1.5, 200m", id="amount", compact=True)
             yield Static(line(("enter", "reverse"), " take   ", ("tab", "reverse"), " amount   ", *_LEAVE), id="keys")
 
     def on_key(self, event: events.Key) -> None:
@@ -131,7 +131,7 @@ class AskWorth(ModalScreen[api.WorthChange | None]):
     def on_input_submitted(self, event: Input.Submitted) -> None:
         amount = worth_from_text(event.value)
         if amount is None:
-            self.notify("an amount is a number with n, µ, m or nothing behind it: 1.5m", severity="warning")
+            self.notify("an amount is a number, with m for thousandths: 20, 1.5, 200m", severity="warning")
             return
         self._ask_term(api.WorthChange(program=self._program, nanodollars_per_mb=amount))
 

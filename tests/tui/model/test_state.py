@@ -27,7 +27,7 @@ def test_a_lost_agent_is_said_first_and_its_last_snapshot_stays() -> None:
     assert header(state) == "laptop  NOT CONNECTED, trying again"
     assert head.warnings(state) == ["! no agent answers on /x: no such file (start it)"]
     state.on_snapshot(household())
-    assert header(state) == "laptop  OBSERVING · Wi-Fi Home · 1.20m/MB now · today 420m of 2 USD · ok"
+    assert header(state) == "laptop  OBSERVING · Wi-Fi Home · 1.20/GB now · today 420m of 2 USD · ok"
     assert head.warnings(state) == []
     state.on_lost("no agent answers")
     assert header(state).startswith("laptop  NOT CONNECTED, trying again  last seen: OBSERVING")
@@ -92,9 +92,9 @@ def test_the_price_of_the_header_is_that_of_the_network_that_is_used() -> None:
     whole = household()
     other = api.Price(interface="eth9", direction="out", nanodollars_per_mb=9 * 10**9, source="tariff")
     state = shown_by(msgspec.structs.replace(whole, prices=(*whole.prices, other)))
-    assert "1.20m/MB" in header(state)
+    assert "1.20/GB" in header(state)
     nowhere = msgspec.structs.replace(whole, prices=(*whole.prices, other), networks=())
-    assert "9.00/MB" in header(shown_by(nowhere))
+    assert "9.00k/GB" in header(shown_by(nowhere))
 
 
 def test_the_line_of_tabs_fits_and_counts_questions() -> None:

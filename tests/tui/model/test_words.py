@@ -73,7 +73,7 @@ def test_details_have_the_whole_decision_and_path() -> None:
     assert "nobody told yet what the path keeps" in said(flows.detail(unknown))
     call = said(flows.detail(FLOWS[0]))
     assert "program zoom · kind call · by Wi-Fi Home" in call
-    assert "worth 20.0m a MB; a MB costs 1.20m now" in call
+    assert "worth 20.0 a GB; a GB costs 1.20 now" in call
 
 
 def test_a_destination_has_its_port_where_it_is_known() -> None:
@@ -106,7 +106,7 @@ def test_a_program_shows_what_a_person_said_of_it() -> None:
     )
     detail = said(kinds.program_detail(restic, words))
     assert "your word  as backup, for 1 min yet" in detail
-    assert "your word  worth 20n a MB, always" in detail
+    assert "your word  worth 20.0µ a GB, always" in detail
     assert "call" not in detail
     assert "task photos" in detail
 
@@ -191,7 +191,7 @@ def test_a_network_says_whether_it_is_metered_and_who_says_so() -> None:
     prices = household().prices
     home = said(networks.detail(HOME, prices))
     assert "not metered: NetworkManager says so" in home
-    assert "price out  1.20m a MB by embedded gateway, 71 % used: a backup fills the uplink" in home
+    assert "price out  1.20 a GB by embedded gateway, 71 % used: a backup fills the uplink" in home
     assert "metered: the phone's DHCP vendor option" in said(networks.detail(PHONE, prices))
     assert "no gateway: nobody prices this network" in said(networks.detail(PHONE, prices))
     campus = said(networks.detail(CAMPUS, prices))
@@ -216,7 +216,7 @@ def test_a_sender_sees_what_it_can_choose_from_and_what_each_costs() -> None:
     shown = household()
     lines = [line.plain for line in paths.network_lines(shown.networks, shown.prices, 150)]
     assert lines[1].startswith("used  Wi-Fi Home")
-    assert re.search(r"1\.20m +0  flat, 29.90 USD a month · embedded gateway", lines[1])
+    assert re.search(r"1\.20 +0  flat, 29.90 USD a month · embedded gateway", lines[1])
     assert "1 GB a month, then 5 USD per GB" in "\n".join(lines)
     assert "20 n$ a packet when busy · found gateway gateway.campus.example" in "\n".join(lines)
     assert said(paths.network_lines((), (), 120)) == paths.NO_NETWORK
