@@ -5,7 +5,7 @@ PACKAGES := billpay dataplane neighbour secretary cartographer pricereactor host
 # Namespaces and netfilter queues need root; with sudo at hand the lab and its tests use it.
 AS_ROOT := $(shell [ "$$(id -u)" -eq 0 ] || ! command -v sudo >/dev/null 2>&1 || echo sudo -E)
 
-.PHONY: help run demo test setup check format docs bench rows deep clean
+.PHONY: help run demo test setup check format docs bench rows expectations deep clean
 
 help: ## what there is
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -44,6 +44,9 @@ bench: setup ## speed and precision, beside a baseline in the same run (docs/ben
 
 rows: setup ## which rows of the feature table have a test
 	@$(BIN)/python -m pytest --rows
+
+expectations: setup ## which of the users' expectations have a test, and what stands instead
+	@$(BIN)/python -m pytest --expectations
 
 deep: setup ## the long soaks and deep fuzzing too
 	@$(AS_ROOT) $(BIN)/python -m pytest --deep

@@ -124,7 +124,7 @@ def test_systemd_knows_all_keys_of_the_newer_units_but_the_new_ones(tmp_path: Pa
     assert [line for line in complaints if not re.search("RestartSteps|RestartMaxDelaySec|notify-reload", line)] == []
 
 
-# expectation 23
+@pytest.mark.expectation(23)
 @needs_systemd
 @pytest.mark.parametrize("unit", NAMES)
 def test_systemd_finds_little_that_the_unit_gives_away(unit: str) -> None:
@@ -230,7 +230,7 @@ def test_unit_is_hardened(unit: str) -> None:
     assert "ptrace" in settings_of(unit)["SystemCallFilter"][-1]
 
 
-# expectation 23
+@pytest.mark.expectation(23)
 @pytest.mark.parametrize("unit", EVERY)
 def test_systemd_is_told_and_starts_it_again(unit: str) -> None:
     assert one(unit, "Type") == "notify"
@@ -242,7 +242,7 @@ def test_systemd_is_told_and_starts_it_again(unit: str) -> None:
     assert set(one(unit, "RestartPreventExitStatus").split()) == final
 
 
-# expectation 12
+@pytest.mark.expectation(12)
 @pytest.mark.parametrize("unit", EVERY)
 def test_ceilings_are_set_and_said(unit: str) -> None:
     guide = (ROOT / "docs" / "operating.md").read_text(encoding="utf-8")
@@ -416,7 +416,7 @@ def tree(folder: Path) -> dict[str, str]:
     return found
 
 
-# expectation 23
+@pytest.mark.expectation(23)
 def test_it_is_installed_twice_and_removed_without_a_trace(tmp_path: Path) -> None:
     (tmp_path / "usr/local/share/man").mkdir(parents=True)  # there before, and empty: not ours to remove
     (tmp_path / "usr/local/bin").mkdir()

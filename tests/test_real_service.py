@@ -96,7 +96,7 @@ egress_bit_s = 40_000_000
 """
 
 
-# expectation 23
+@pytest.mark.expectation(23)
 def test_it_starts_without_a_configuration_as_a_user_of_its_own(installed: Machine) -> None:
     installed.wait_for(AGENT, "ActiveState", "active")
     assert status(installed)["mode"] == "observe"
@@ -110,7 +110,7 @@ def test_it_starts_without_a_configuration_as_a_user_of_its_own(installed: Machi
     assert "may not look" in refused.stderr
 
 
-# expectation 2
+@pytest.mark.expectation(2)
 @pytest.mark.parametrize("engine", ["ebpf", "nfqueue"])
 def test_after_a_kill_the_kernel_is_as_before_and_the_agent_comes_back(installed: Machine, engine: str) -> None:
     was = qdisc(installed)
@@ -130,7 +130,7 @@ def test_after_a_kill_the_kernel_is_as_before_and_the_agent_comes_back(installed
     assert "billpay" not in installed.run("iptables-save")
 
 
-# expectation 23
+@pytest.mark.expectation(23)
 def test_a_hung_agent_is_started_again(installed: Machine) -> None:
     configure(installed, CONFIGURATION.replace("ENGINE", "auto"))
     set_seconds(installed, 1)
@@ -143,7 +143,7 @@ def test_a_hung_agent_is_started_again(installed: Machine) -> None:
     assert "Fatal Python error: Aborted" in log  # where it hung
 
 
-# expectation 20
+@pytest.mark.expectation(20)
 def test_a_reload_keeps_the_process_and_a_wrong_file_keeps_the_configuration(installed: Machine) -> None:
     set_seconds(installed, 30)
     configure(installed, CONFIGURATION.replace("ENGINE", "auto"))
@@ -186,7 +186,7 @@ def test_the_secretary_has_a_user_of_its_own_and_answers_the_agents(installed: M
     installed.run("rm", "/etc/hostagent/secretary.toml")
 
 
-# expectation 23
+@pytest.mark.expectation(23)
 def test_a_users_own_agent_counts_without_any_privilege(installed: Machine) -> None:
     installed.run("systemctl", "stop", AGENT)
     installed.run("rm", "-f", "/etc/hostagent/hostagent.toml")
@@ -219,7 +219,7 @@ Delegate=yes
     installed.run("rm", "/etc/systemd/system/alice.service", "/etc/systemd/user/trial.target")
 
 
-# expectation 23
+@pytest.mark.expectation(23)
 def test_installing_again_is_an_upgrade_and_removing_leaves_nothing(installed: Machine, before: str) -> None:
     installed.run("systemctl", "restart", AGENT)
     process = installed.property(AGENT, "MainPID")

@@ -58,6 +58,7 @@ def test_the_same_transfer_again_is_success_without_effect_and_another_under_its
     assert ledger.balance(OWED) == Balance(10, 0)
 
 
+@pytest.mark.expectation(16)
 def test_a_reserve_is_set_aside_and_then_posted_or_voided() -> None:
     ledger = Ledger()
     ledger.apply(reserve())
@@ -135,6 +136,7 @@ TRANSFERS = st.builds(
 
 
 @given(transfers=st.lists(TRANSFERS, max_size=30))
+@pytest.mark.expectation(16)
 def test_whatever_is_given_nothing_is_made_and_nothing_happens_twice(transfers: list[Transfer]) -> None:
     ledger = Ledger()
     for each in transfers:

@@ -19,7 +19,7 @@ from hostagent.desk import Refused
 Run = Callable[..., Result]
 
 
-# expectation 9
+@pytest.mark.expectation(9)
 @pytest.mark.parametrize("term", [each.value for each in api.Term])
 def test_an_answer_holds_as_long_as_the_person_says(run: Run, agent: FakeAgent, term: str) -> None:
     done = run("answer", "7", "no", "--for", term)
@@ -82,7 +82,7 @@ def test_a_fingerprint_of_nobody_is_not_trusted(run: Run, agent: FakeAgent, writ
     assert (run("trust", written).exit_code, agent.desk.told) == (code, [])
 
 
-# expectation 22
+@pytest.mark.expectation(22)
 def test_acting_is_on_trial_until_it_is_confirmed(run: Run, agent: FakeAgent) -> None:
     assert "observes again in 1 min" in run("act").stdout
     assert "observes again in 1 min unless you say `hostagent confirm`" in " ".join(run("status").stdout.split())
@@ -108,7 +108,7 @@ def test_there_is_nothing_to_confirm_while_it_observes(run: Run, agent: FakeAgen
     assert "hostagent act" in done.stderr
 
 
-# expectation 23
+@pytest.mark.expectation(23)
 @pytest.mark.parametrize(
     "words", ["answer 7 yes", "worth restic 2", f"trust {FINGERPRINT}", "act", "observe", "reload", "down", "confirm"]
 )

@@ -42,7 +42,7 @@ def invoke(*words: str) -> str:
 # -- schemas ---------------------------------------------------------------------------------------------------------
 
 
-# expectation 23
+@pytest.mark.expectation(23)
 @pytest.mark.parametrize("name", [*types(), "config"])
 def test_a_schema_is_one(name: str) -> None:
     found = json.loads(invoke("schema", *name.split()))
@@ -102,7 +102,7 @@ def complete_in_bash(line: str, environment: dict[str, str]) -> set[str]:
     return set(done.stdout.split())
 
 
-# expectation 23
+@pytest.mark.expectation(23)
 @pytest.mark.parametrize(
     ("line", "offered"),
     [
@@ -131,7 +131,7 @@ def test_other_shells_get_a_script_that_they_can_read(shell: str, word: str, tmp
 # -- man pages -------------------------------------------------------------------------------------------------------
 
 
-# expectation 23
+@pytest.mark.expectation(23)
 def test_every_verb_has_a_man_page_that_groff_takes_without_a_warning(tmp_path: Path) -> None:
     written = json.loads(invoke("man", str(tmp_path), "--json"))["files"]
     names = {Path(file).name for file in written}

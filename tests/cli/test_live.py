@@ -132,7 +132,7 @@ async def test_who_watches_sees_what_changes(agent: FakeAgent) -> None:
     assert (first.status.mode, last.status.mode) == (api.Mode.OBSERVE, api.Mode.ACT)
 
 
-# expectation 10
+@pytest.mark.expectation(10)
 async def test_several_watch_at_once(agent: FakeAgent) -> None:
     """The daemon is the server of all."""
     shown: list[api.Snapshot] = []
@@ -157,7 +157,7 @@ def test_a_signal_ends_top_in_good_order(agent: FakeAgent, number: signal.Signal
 # -- preview ---------------------------------------------------------------------------------------------------------
 
 
-# expectation 22
+@pytest.mark.expectation(22)
 def test_the_preview_is_what_the_engine_tells_the_kernel() -> None:
     """Class for class, of the very tree: only the queues inside are not spelled out."""
     preview = preview_of(household(), {"wlan0": 3})

@@ -40,7 +40,7 @@ def one_line(text: str) -> str:
     return line
 
 
-# expectation 10
+@pytest.mark.expectation(10)
 @pytest.mark.parametrize("words", LOOKS)
 def test_a_table_fits_into_eighty_columns(run: Run, words: str) -> None:
     done = run(*words.split())
@@ -63,7 +63,7 @@ def test_a_wide_terminal_has_the_reasons_too(run: Run, words: str, monkeypatch: 
         assert "waits: the" in done.stdout
 
 
-# expectation 23
+@pytest.mark.expectation(23)
 @pytest.mark.parametrize("words", LOOKS)
 def test_json_is_what_its_schema_says(run: Run, words: str) -> None:
     done = run(*words.split(), "--json")
@@ -92,7 +92,7 @@ def test_what_is_no_agent_is_said_to_be_at_fault(tmp_path: Path) -> None:
     assert "nobody listens there" in one_line(done.stderr)
 
 
-# expectation 11
+@pytest.mark.expectation(11)
 def test_why_names_the_flow_that_only_one_fits(run: Run) -> None:
     done = run("why", "3478")
     assert done.stdout.splitlines()[0] == "udp 192.0.2.7:41035 → 203.0.113.20:3478"
@@ -130,7 +130,7 @@ def test_empty_answers_say_what_is_missing(run: Run, agent: FakeAgent) -> None:
     assert "no network" in run("preview").stdout
 
 
-# expectation 21
+@pytest.mark.expectation(21)
 def test_what_was_not_measured_is_a_question_mark_and_no_number(run: Run, agent: FakeAgent) -> None:
     paths = run("paths").stdout
     assert [line.split()[-3:] for line in paths.splitlines() if "AS64513       1" in line] == [["?", "?", "?"]]

@@ -18,7 +18,7 @@ Run = Callable[..., Result]
 DAY_S = 86_400
 
 
-# expectation 13
+@pytest.mark.expectation(13)
 def test_history_is_asked_for_as_it_was_said(run: Run, agent: FakeAgent) -> None:
     done = run(
         *("history", "--since", "2026-11-01", "--until", "2026-11-02T12:00", "--by", "program,network"),
@@ -55,7 +55,7 @@ def test_a_csv_has_a_heading_and_no_cell_is_a_formula(run: Run, tmp_path: Path) 
     assert rows[0]["received_bytes"] == "31000000000"
 
 
-# expectation 17
+@pytest.mark.expectation(17)
 def test_a_statements_lines_add_up_to_its_end(run: Run, agent: FakeAgent) -> None:
     done = run("statement", "2026-11", "--csv", "-")
     assert agent.desk.asked == ["2026-11"]

@@ -34,7 +34,7 @@ def part(path: Path, name: str) -> str:
         return file.read().decode()
 
 
-# expectation 23
+@pytest.mark.expectation(23)
 def test_of_an_agent_that_runs(run: Run, tmp_path: Path) -> None:
     (tmp_path / "state").mkdir()
     (tmp_path / "state" / "log").write_text("2026-11-11 hostagent: it hiccupped\n")

@@ -67,7 +67,7 @@ def service_of(folder: Path) -> int:
 # -- an agent that is there already ----------------------------------------------------------------------------------
 
 
-# expectation 10
+@pytest.mark.expectation(10)
 def test_an_agent_that_runs_already_is_joined_and_left_running(agent: FakeAgent) -> None:
     done = CliRunner().invoke(main, ["up", "--show", "plain", "--for", "1s", "--socket", str(agent.socket)])
     assert done.exit_code == 0
@@ -169,7 +169,7 @@ def test_down_returns_when_the_kernel_is_put_back(tmp_path: Path) -> None:
             assert (process.returncode, errors) == (0, f"hostagent: somebody ended the agent: everything is {MARK}\n")
 
 
-# expectation 22
+@pytest.mark.expectation(22)
 @pytest.mark.netns
 def test_a_trial_that_nobody_confirms_ends_in_observing(tmp_path: Path) -> None:
     with Namespace() as namespace:
@@ -206,7 +206,7 @@ def test_a_signal_ends_both_in_good_order(tmp_path: Path, number: signal.Signals
     assert agents_of(tmp_path) == []
 
 
-# expectation 2
+@pytest.mark.expectation(2)
 @pytest.mark.netns
 def test_a_killed_agent_is_cleaned_up_after(tmp_path: Path) -> None:
     """Acting on a link with a rate puts a tree of queues there; it is gone although the agent could do nothing."""

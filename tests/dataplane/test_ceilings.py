@@ -35,7 +35,7 @@ class Process:
         self._now_ns += seconds * NS_PER_S
 
 
-# expectation 12
+@pytest.mark.expectation(12)
 def test_within_its_ceilings_nothing_is_said() -> None:
     process = Process()
     assert process.judge() == Verdict(cpu_ppm=0, memory_bytes=60 * MB)
@@ -44,7 +44,7 @@ def test_within_its_ceilings_nothing_is_said() -> None:
         assert not verdict.reduce
 
 
-# expectation 12
+@pytest.mark.expectation(12)
 def test_a_minute_above_a_ceiling_is_said_and_work_is_reduced() -> None:
     process = Process()
     process.live(120)

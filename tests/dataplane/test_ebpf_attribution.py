@@ -71,6 +71,7 @@ def by_name(reading: Reading) -> dict[str, Tally]:
     return totals
 
 
+@pytest.mark.expectation(4, 5)
 def test_short_and_long_downloads_over_tcp_and_udp_are_their_programs(hosts: TwoHosts, tmp_path: Path) -> None:
     long_copy = tmp_path / "longget"
     shutil.copy("/usr/bin/curl", long_copy)
@@ -150,6 +151,7 @@ def test_a_server_and_sockets_that_are_older_than_the_agent_are_named(hosts: Two
     )
 
 
+@pytest.mark.expectation(3)
 def test_forwarded_traffic_is_named_by_where_it_came_in(hosts: TwoHosts, tmp_path: Path) -> None:
     with Namespace() as container:
         connect(hosts.left, "toctr", container, "eth0")
@@ -172,6 +174,7 @@ def test_forwarded_traffic_is_named_by_where_it_came_in(hosts: TwoHosts, tmp_pat
     assert forwarded[0].received.bytes > DOWNLOAD_BYTES
 
 
+@pytest.mark.expectation(3)
 def test_behind_a_bridge_each_port_is_named(hosts: TwoHosts, tmp_path: Path) -> None:
     with Namespace() as one, Namespace() as other:
         hosts.left.run("ip", "link", "add", "bridge", "type", "bridge")

@@ -121,6 +121,7 @@ def check_caps(hosts: TwoHosts, directory: Path) -> None:
         assert min(arrivals.rates_bit_s(protocol, FIRST_PORT + place, start_ns=NS_PER_S)) >= 0.95 * CAP, what
 
 
+@pytest.mark.expectation(4, 6)
 def test_a_cap_holds_from_the_first_second_for_every_transport(hosts: TwoHosts, tmp_path: Path) -> None:
     check_caps(hosts, tmp_path)
 
@@ -149,6 +150,7 @@ def shares(arrivals: Arrivals, start_ns: int, end_ns: int) -> float:
 
 
 @pytest.mark.parametrize("congestion_control", ["cubic", "bbr"])
+@pytest.mark.expectation(6)
 def test_weights_share_the_link_and_swap(hosts: TwoHosts, tmp_path: Path, congestion_control: str) -> None:
     def plan(first: int, second: int) -> ShapingPlan:
         classes = (TrafficClass(name="a", weight=first), TrafficClass(name="b", weight=second))

@@ -50,7 +50,7 @@ def run(where: str, state_directory: Path) -> list[str]:
     return done.stderr.splitlines()
 
 
-# expectation 23
+@pytest.mark.expectation(23)
 def test_in_the_journal_each_event_is_a_line_with_its_priority(tmp_path: Path) -> None:
     lines = run("journal", tmp_path)
     assert lines[:2] == ["<6>trial: up", "<4>trial: two | lines, and \\x1b[31mred\\x1b[0m"]

@@ -74,7 +74,7 @@ def test_kind_of_an_interface(given_link: messages.LinkMessage, device_type: str
     assert kind_of(given_link, device_type=device_type, driver=driver) is kind
 
 
-# expectation 20
+@pytest.mark.expectation(20)
 def test_sleep_is_what_one_clock_counts_and_the_other_does_not() -> None:
     before = Clocks(monotonic_ns=5_000, boottime_ns=9_000)
     assert slept_ns(before, Clocks(monotonic_ns=6_000, boottime_ns=10_000)) == 0

@@ -401,6 +401,7 @@ def test_another_plan_with_other_links_starts_anew_and_keeps_the_counts(pair: Pa
     pair.run(scenario, CAPPED)
 
 
+@pytest.mark.expectation(6)
 def test_rules_by_program_hold_from_the_first_packet(pair: Pair) -> None:
     slow = TrafficClass(name="slow", cap_bit_s=CAP)
     plan = plan_of(TrafficClass(name="default"), slow, rules=(Rule(match=Match(program="sender"), traffic_class=2),))

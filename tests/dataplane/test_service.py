@@ -157,7 +157,7 @@ def trial(tmp_path: Path) -> Iterator[Trial]:
             made.process.communicate()
 
 
-# expectation 23
+@pytest.mark.expectation(23)
 def test_it_is_ready_when_all_is_up_and_says_that_it_stops(trial: Trial) -> None:
     trial.order("slow")
     trial.start()
@@ -198,7 +198,7 @@ def test_it_lives_as_long_as_loop_and_work_go_on(trial: Trial) -> None:
     assert trial.stop()[0] == 0
 
 
-# expectation 23
+@pytest.mark.expectation(23)
 @pytest.mark.parametrize("what", ["loop-hangs", "work-hangs"])
 def test_a_hung_daemon_is_silent(trial: Trial, what: str) -> None:
     trial.start(watchdog_us=WATCHDOG_US)
@@ -225,7 +225,7 @@ def test_work_that_goes_on_again_is_alive_again(trial: Trial) -> None:
     assert trial.stop()[0] == 0
 
 
-# expectation 20
+@pytest.mark.expectation(20)
 def test_reload_is_a_handshake(trial: Trial) -> None:
     trial.start()
     trial.hear_until("READY")

@@ -151,6 +151,7 @@ async def kill_readers(machine: Machine, kills: int) -> None:
     assert kernel.queued_packets >= kernel.accepted_packets + kernel.bypassed_packets
 
 
+@pytest.mark.expectation(1, 16)
 async def test_each_accepted_packet_is_accounted_for_after_kills(machine: Machine) -> None:
     await kill_readers(machine, 6)
 

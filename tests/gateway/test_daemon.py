@@ -211,6 +211,7 @@ def test_after_a_kill_restore_puts_the_kernel_back(gateway: RealGateway) -> None
 
 @pytest.mark.parametrize("victim", ["main", "gateway.reader", "dataplane.watchdog"])
 @pytest.mark.parametrize("signal_number", [signal.SIGKILL, signal.SIGSTOP])
+@pytest.mark.expectation(1)
 def test_traffic_goes_on_within_a_second_whatever_dies_or_hangs(
     gateway: RealGateway, victim: str, signal_number: signal.Signals
 ) -> None:

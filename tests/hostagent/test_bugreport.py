@@ -88,7 +88,7 @@ program = "/home/ann/bin/tool"
     return path
 
 
-# expectation 23
+@pytest.mark.expectation(23)
 def test_a_dead_agents_report_has_every_part(state: Path, configuration: Path, tmp_path: Path) -> None:
     path = collect(state, tmp_path / "none.sock", configuration, output=tmp_path / "report.tar.gz")
     assert path == tmp_path / "report.tar.gz"

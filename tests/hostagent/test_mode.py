@@ -11,7 +11,7 @@ from hostagent.mode import ModeKeeper
 S = 1_000_000_000
 
 
-# expectation 22
+@pytest.mark.expectation(22)
 def test_a_trial_that_nobody_confirms_ends_in_observing() -> None:
     keeper = ModeKeeper(Mode.OBSERVE)
     keeper.change(ModeChange(mode=Mode.ACT, trial_s=60), 5 * S)

@@ -35,7 +35,7 @@ def weight_of(plan: ShapingPlan, name: str) -> int:
     return next(each.weight for each in plan.classes if each.name == name)
 
 
-# expectation 22
+@pytest.mark.expectation(22)
 async def test_observing_changes_nothing_and_says_what_it_would_do(home: VirtualHome) -> None:
     assert home.plan == counting_only(home.plan)
     for _ in range(3):
@@ -52,7 +52,7 @@ async def test_acting_shapes_a_little_below_the_line(home: VirtualHome) -> None:
     assert (link.egress_bit_s, link.ingress_bit_s) == (RATE * 97 // 100, RATE * 93 // 100)
 
 
-# expectation 22
+@pytest.mark.expectation(22)
 async def test_a_trial_goes_back_and_only_what_was_confirmed_is_kept(home: VirtualHome, tmp_path: Path) -> None:
     await home.steering.set_mode(api.ModeChange(mode=api.Mode.ACT, trial_s=60))
     assert home.plan.links[0].egress_bit_s
@@ -137,7 +137,7 @@ async def test_what_nobody_configured_or_measured_is_not_shaped(tmp_path: Path) 
     assert all(price.nanodollars_per_mb == 0 for price in home.steering.view_prices())
 
 
-# expectation 20
+@pytest.mark.expectation(20)
 async def test_links_follow_the_networks(home: VirtualHome) -> None:
     await act(home)
     home.situation = Situation()
@@ -190,7 +190,7 @@ def test_a_broken_file_is_put_aside(tmp_path: Path) -> None:
 METERED = TariffSection(bundle_gb=1, monthly_fee=10, currency="EUR")
 
 
-# expectation 14
+@pytest.mark.expectation(14)
 async def test_a_metered_network_spends_its_plan_like_money(tmp_path: Path) -> None:
     """The backup waits when its share of the day is gone; the call goes on; what was used outlives a restart."""
     section = NetworkSection(match="cable home", egress_bit_s=RATE, metered=True, tariff=METERED)

@@ -124,6 +124,7 @@ def server(hosts: TwoHosts) -> Iterator[None]:
 @pytest.mark.row("DPH-33")
 @pytest.mark.usefixtures("server")
 @pytest.mark.parametrize("engine", ["ebpf", "nfqueue"])
+@pytest.mark.expectation(2, 6)
 def test_programs_are_named_and_capped_and_everything_is_put_back(hosts: TwoHosts, tmp_path: Path, engine: str) -> None:
     before = kernel_state(hosts)
     agent = Agent(hosts, tmp_path, engine=engine).wait()
@@ -145,6 +146,7 @@ def test_programs_are_named_and_capped_and_everything_is_put_back(hosts: TwoHost
 
 @pytest.mark.usefixtures("server")
 @pytest.mark.parametrize("engine", ["ebpf", "nfqueue"])
+@pytest.mark.expectation(1, 2)
 def test_after_a_kill_traffic_goes_on_and_restore_puts_everything_back(
     hosts: TwoHosts, tmp_path: Path, engine: str
 ) -> None:
@@ -181,6 +183,7 @@ def test_after_a_kill_traffic_goes_on_and_restore_puts_everything_back(
 
 
 @pytest.mark.usefixtures("server")
+@pytest.mark.expectation(1)
 def test_a_stopped_agent_stops_no_traffic(hosts: TwoHosts, tmp_path: Path) -> None:
     agent = Agent(hosts, tmp_path, engine="ebpf").wait()
     try:
@@ -212,6 +215,7 @@ def test_an_interface_that_goes_and_comes_back_is_shaped_again(hosts: TwoHosts, 
     assert "7414:" not in hosts.left.run("tc", "qdisc", "show")
 
 
+@pytest.mark.expectation(1)
 def test_a_full_disk_changes_nothing_in_the_kernel(hosts: TwoHosts, tmp_path: Path) -> None:
     """It counts all the same, and says why it does not shape."""
     before = kernel_state(hosts)

@@ -21,6 +21,7 @@ def run(request: pytest.FixtureRequest, run_once: RunOnce) -> Run:
     return run_once("figure1", ipv6=request.param, seconds=SHORT_S)
 
 
+@pytest.mark.expectation(4)
 def test_everything_that_the_scenario_expects_holds(run: Run) -> None:
     assert run.report.ok, run.report.shortfall
 

@@ -202,7 +202,7 @@ async def test_space_freezes_loudly_and_space_goes_on() -> None:
 # --- modes --------------------------------------------------------------------------------------------------------
 
 
-# expectation 22
+@pytest.mark.expectation(22)
 async def test_acting_is_asked_for_with_what_changes_and_is_a_trial() -> None:
     app, script = home()
     async with app.run_test(notifications=True, size=(80, 24)) as pilot:

@@ -59,7 +59,7 @@ async def test_on_a_tall_terminal_details_are_open_from_the_start() -> None:
         assert "decision  pays 20 n$" not in picture(app)
 
 
-# expectation 11
+@pytest.mark.expectation(11)
 async def test_w_says_why_and_asks_only_while_it_is_looked_at() -> None:
     app, script = home()
     async with app.run_test(notifications=True, size=(80, 24)) as pilot:
@@ -251,7 +251,7 @@ async def test_kinds_and_programs_share_the_screen_and_tab_goes_between_them() -
 # --- inbox --------------------------------------------------------------------------------------------------------
 
 
-# expectation 9
+@pytest.mark.expectation(9)
 @pytest.mark.parametrize(
     ("first", "second", "answer"),
     [

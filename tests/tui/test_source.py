@@ -45,7 +45,7 @@ async def test_everything_that_screens_ask_reaches_the_agent(tmp_path: Path) -> 
         await source.statement("2026-11")
 
 
-# expectation 10
+@pytest.mark.expectation(10)
 async def test_two_people_look_and_one_begins_a_trial(tmp_path: Path) -> None:
     desk = ScriptedDesk()
     server = LocalServer(tmp_path / "agent.sock", desk)

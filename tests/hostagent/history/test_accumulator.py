@@ -169,7 +169,7 @@ def test_an_interface_of_no_known_network_is_counted_too() -> None:
 # --- restarts and moves -----------------------------------------------------------------------------------------------
 
 
-# expectation 13
+@pytest.mark.expectation(13)
 def test_counters_that_begin_anew_are_neither_lost_nor_counted_twice() -> None:
     accumulator = Accumulator(name_of)
     accumulator.on_second(HOUR, reading([program(1, CURL, 1000)], [link("eth0", 1000)]), [flow(1, 1, 1000)], AROUND)
@@ -268,8 +268,8 @@ def days(draw: st.DrawFn) -> list[tuple[str, object]]:
     )
 
 
-# expectation 13
-# expectation 18
+@pytest.mark.expectation(13)
+@pytest.mark.expectation(18)
 @settings(max_examples=150, deadline=None)
 @given(days())
 def test_every_byte_of_the_links_is_booked_once_whatever_happens(events: list[tuple[str, object]]) -> None:
@@ -378,7 +378,7 @@ def test_programs_of_an_hour_are_bounded_too() -> None:
 # --- slots and money --------------------------------------------------------------------------------------------------
 
 
-# expectation 18
+@pytest.mark.expectation(18)
 def test_links_are_counted_by_five_minutes_and_belong_to_the_time_of_the_reading() -> None:
     accumulator = Accumulator(name_of)
     for second, total in ((299, 100), (300, 250), (3600, 1250)):
@@ -403,7 +403,7 @@ def test_internal_money_is_exact_to_the_nanodollar_over_many_small_bookings() ->
     assert priced == 1_234_500 * 7 // 10**6 + 9_999_900 * 3 // 10**6
 
 
-# expectation 17
+@pytest.mark.expectation(17)
 def test_real_payments_are_booked_once_also_when_a_flow_is_told_again() -> None:
     accumulator = Accumulator(name_of)
     key = RowKey(HOUR, "curl", "bulk", "192.0.2.9", "cable")

@@ -77,7 +77,7 @@ credits_ = st.lists(
 )
 
 
-# expectation 17
+@pytest.mark.expectation(17)
 @given(months, st.lists(months, max_size=3), amounts, credits_, st.sampled_from(["program", "network"]))
 def test_opening_and_top_ups_less_spent_and_fees_is_closing(
     this: MonthOfMoney, earlier: list[MonthOfMoney], before: int, booked: list[Credit], by: str
@@ -158,7 +158,7 @@ def statement() -> api.Statement:
     return make_statement("2026-06", JUNE, this, credits=booked, until_unix_s=JUNE.until_unix_s)
 
 
-# expectation 17
+@pytest.mark.expectation(17)
 def test_a_statement_as_csv_adds_up_for_whoever_reads_it(statement: api.Statement) -> None:
     table = list(csv.DictReader(io.StringIO(as_csv(statement))))
     by_row = {name: [int(each["nanodollars"]) for each in table if each["row"] == name] for name in

@@ -111,7 +111,7 @@ def totals(rows: Iterable[api.HistoryRow]) -> Counter[str]:
 # --- restarts, kills, disks -------------------------------------------------------------------------------------------
 
 
-# expectation 13
+@pytest.mark.expectation(13)
 async def test_totals_go_on_after_a_restart_and_the_file_is_ours_alone(path: Path) -> None:
     for _ in range(3):
         async with opened(path) as history:
@@ -163,7 +163,7 @@ asyncio.run(main())
 """
 
 
-# expectation 13
+@pytest.mark.expectation(13)
 def test_a_killed_writer_loses_no_more_than_its_last_flush(path: Path) -> None:
     code = WRITER.format(tests=str(Path(__file__).parent), path=str(path))
     told = 0
@@ -181,7 +181,7 @@ def test_a_killed_writer_loses_no_more_than_its_last_flush(path: Path) -> None:
     assert links == sent
 
 
-# expectation 13
+@pytest.mark.expectation(13)
 async def test_on_a_full_disk_the_agent_goes_on_and_nothing_is_lost(path: Path) -> None:
     """The process may write no longer files than there are now; then it may again."""
     async with opened(path) as history:
@@ -311,7 +311,7 @@ events = st.lists(
 zones = st.sampled_from([UTC, BERLIN, ZoneInfo("Asia/Kolkata"), ZoneInfo("America/New_York")])
 
 
-# expectation 13
+@pytest.mark.expectation(13)
 @settings(max_examples=25, deadline=None)
 @given(events, zones)
 def test_rolling_up_keeps_every_sum(happened: list[tuple[int, int, int, str, str, str]], zone: ZoneInfo) -> None:
@@ -565,7 +565,7 @@ async def test_a_network_and_everything_can_be_forgotten_but_money_is_kept(path:
 # --- statements and replay out of the file ----------------------------------------------------------------------------
 
 
-# expectation 17
+@pytest.mark.expectation(17)
 async def test_statements_of_following_months_join(path: Path) -> None:
     contracts = (
         Contract(network="home", title="Home DSL", tariff=per_byte(1000, fee=500)),

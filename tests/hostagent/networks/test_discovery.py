@@ -66,7 +66,7 @@ def shown(steps: tuple[Step, ...]) -> list[str]:
     return words
 
 
-# expectation 20
+@pytest.mark.expectation(20)
 def test_the_order() -> None:
     steps = plan(replace(NETWORK, lease=LEASE), configured=[("198.51.100.5", 7414)]).steps
     assert shown(steps) == [

@@ -87,10 +87,10 @@ def kinds(situation: Situation) -> list[ChangeKind]:
 
 # -- the key ---------------------------------------------------------------------------------------------------------
 
-# expectation 20
 FOUR, SIX = route("192.0.2.1"), route("fe80::1")
 
 
+@pytest.mark.expectation(20)
 @pytest.mark.parametrize("routes", [[FOUR], [SIX], [FOUR, SIX]])
 def test_one_network_has_one_key_over_either_family_or_both(routes: list[DefaultRoute]) -> None:
     expected = only(state([interface()], [FOUR])).key
@@ -250,7 +250,7 @@ def test_no_network_at_all_is_said_once() -> None:
     assert look(state([without_carrier], [FOUR])).networks == ()
 
 
-# expectation 20
+@pytest.mark.expectation(20)
 def test_wifi_and_cable_both_up_are_two_networks_and_the_lower_metric_is_primary() -> None:
     cards = [interface(), interface("wlan0", InterfaceKind.WIFI, ssid="Home", index=4)]
     wifi = route("192.168.1.1", name="wlan0", metric=600)
@@ -275,7 +275,7 @@ def test_an_interface_that_comes_back_under_another_index_is_the_same_network() 
     assert (back.networks[0].key, back.networks[0].index) == (first.networks[0].key, 12)
 
 
-# expectation 3
+@pytest.mark.expectation(3)
 def test_a_vpn_goes_over_the_network_below_it() -> None:
     cards = [interface(), interface("wg0", InterfaceKind.TUNNEL, ("10.9.0.2/32",), link_kind="wireguard")]
     before = look(state(cards, [FOUR]))
@@ -378,7 +378,7 @@ def test_metered_by_whose_word(
     assert metered(card, word, lease) == expected
 
 
-# expectation 20
+@pytest.mark.expectation(20)
 def test_a_captive_portal_is_seen_and_so_is_its_end() -> None:
     def seen(connectivity: Connectivity) -> Seen:
         device = ManagedDevice(connectivity=connectivity, metered=ManagedMetered.GUESS_NO)

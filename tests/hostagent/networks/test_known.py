@@ -46,7 +46,7 @@ def gateway(known: KnownNetworks, fingerprint: str, key: str = "k") -> KnownGate
     return found
 
 
-# expectation 20
+@pytest.mark.expectation(20)
 def test_the_first_key_is_believed_and_another_one_is_not() -> None:
     known = known_here()
     assert meet(known, FIRST, now_unix_s=2000) is Meeting.FIRST

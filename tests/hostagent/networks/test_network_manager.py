@@ -344,7 +344,7 @@ PEERS = [
 # -- the contract ----------------------------------------------------------------------------------------------------
 
 
-# expectation 20
+@pytest.mark.expectation(20)
 @pytest.mark.parametrize("peer", PEERS)
 async def test_metered_and_portal_are_heard_as_they_change(peer: Any, tmp_path: Path) -> None:
     def metered(managed: Managed) -> ManagedMetered | None:
@@ -372,7 +372,7 @@ async def test_metered_and_portal_are_heard_as_they_change(peer: Any, tmp_path: 
         assert gone == Managed(absent="NetworkManager is not there")
 
 
-# expectation 20
+@pytest.mark.expectation(20)
 @pytest.mark.netns
 @pytest.mark.skipif(not is_installed, reason=NOT_INSTALLED)
 async def test_a_phones_dhcp_server_is_understood_by_way_of_the_real_one(tmp_path: Path) -> None:

@@ -137,7 +137,7 @@ def identity(directory: Path, name: str = "R") -> NodeIdentity:
     return NodeIdentity.load_or_create(directory / name, name=name)
 
 
-# expectation 20
+@pytest.mark.expectation(20)
 def test_the_router_answers_as_a_gateway_and_learns_nothing_of_us(link: Link, tmp_path: Path) -> None:
     router = link.listen(identity(tmp_path))
     finding = link.find(link.network())
@@ -324,7 +324,7 @@ def test_the_well_known_name_is_asked_for_and_addresses_elsewhere_are_left_alone
 # -- trust on first use, and when ------------------------------------------------------------------------------------
 
 
-# expectation 20
+@pytest.mark.expectation(20)
 def test_another_key_on_the_same_network_is_refused_until_a_person_trusts_it(tmp_path: Path) -> None:
     """A real gateway, restarted with a new key, as after a swap of the box, or of whoever sits in its place."""
     world = RealGateway(tmp_path)

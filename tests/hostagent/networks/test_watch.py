@@ -62,7 +62,7 @@ def settled(situation: Situation) -> bool:
     return bool(situation.networks) and all(each.is_settled for each in situation.networks)
 
 
-# expectation 20
+@pytest.mark.expectation(20)
 @pytest.mark.netns
 def test_roaming_between_two_routers_by_a_change_of_route() -> None:
     with Travelling() as world:
@@ -120,7 +120,7 @@ def test_one_key_over_ipv4_alone_ipv6_alone_and_both_and_after_the_interface_was
         world.host.call(travel)
 
 
-# expectation 3
+@pytest.mark.expectation(3)
 @pytest.mark.netns
 def test_a_vpn_goes_up_and_down_over_the_same_network() -> None:
     with Travelling() as world:
@@ -239,7 +239,7 @@ def test_a_kernel_that_does_not_answer_leaves_everything_as_it_was(tmp_path: Pat
     assert watch.look().unread == ""
 
 
-# expectation 20
+@pytest.mark.expectation(20)
 def test_a_sleep_is_noticed_and_said_once(tmp_path: Path) -> None:
     reader = Scripted(unresolved())
     watch = NetworkWatch(reader=reader, root=tmp_path)

@@ -52,7 +52,7 @@ class Meter:
         return step
 
 
-# expectation 14
+@pytest.mark.expectation(14)
 def test_each_threshold_is_told_once_in_a_period_also_over_restarts() -> None:
     meter = Meter(terms())
     for second in range(100):
@@ -74,7 +74,7 @@ def test_a_leap_over_two_thresholds_tells_the_highest_and_marks_the_others() -> 
     assert meter.codes == ["budget-80"]
 
 
-# expectation 15
+@pytest.mark.expectation(15)
 @pytest.mark.parametrize(("hard", "pressure"), [(False, Pressure.SLOWED), (True, Pressure.FLOOR)])
 def test_a_limit_presses_at_once_and_a_top_up_relieves_at_once(hard: bool, pressure: Pressure) -> None:
     meter = Meter(terms(hard=hard))
@@ -134,7 +134,7 @@ def test_burn_and_forecast_follow_an_even_use() -> None:
     assert step.view.forecast == pytest.approx(30 * GB, rel=0.01)
 
 
-# expectation 21
+@pytest.mark.expectation(21)
 def test_the_first_seconds_of_a_period_forecast_neither_nothing_nor_ruin() -> None:
     meter = Meter(terms(cycle=Cycle.MONTH, limit=100 * GB))
     start = int(datetime.fromisoformat("2026-11-01T00:00+01:00").timestamp())

@@ -182,7 +182,7 @@ def test_who_only_watches_finds_the_rate_too() -> None:
 # -- what does not count ---------------------------------------------------------------------------------------------
 
 
-# expectation 21
+@pytest.mark.expectation(21)
 def test_without_round_trips_the_rate_is_held_and_then_drifts_to_the_good_one() -> None:
     world = World()
     found = world.run(60).rate_bit_s
@@ -193,13 +193,13 @@ def test_without_round_trips_the_rate_is_held_and_then_drifts_to_the_good_one() 
         assert_near(world.run(1), 20e6)
 
 
-# expectation 21
+@pytest.mark.expectation(21)
 def test_without_any_round_trip_ever_nothing_is_shaped() -> None:
     world = World(trips=False)
     assert world.run(120).shape_bit_s is None
 
 
-# expectation 21
+@pytest.mark.expectation(21)
 def test_a_link_with_a_remembered_rate_and_no_round_trips_keeps_it() -> None:
     world = World(remembered=20 * MBIT, trips=False)
     assert world.run(120).rate_bit_s == 20 * MBIT

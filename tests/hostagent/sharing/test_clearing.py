@@ -58,7 +58,7 @@ def test_a_price_does_not_flicker_around_the_limit() -> None:
     assert prices == [0, 5, 5, 5, 0]
 
 
-# expectation 21
+@pytest.mark.expectation(21)
 def test_an_unknown_rate_is_no_price_at_all() -> None:
     clearing = LinkClearing().clear(None, [demand("bulk", 900, 5)])
     assert (clearing.nanodollars_per_mb, clearing.used_ppm) == (0, None)

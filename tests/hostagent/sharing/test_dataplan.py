@@ -189,7 +189,7 @@ USUAL_DAYS = tuple(
 )
 
 
-# expectation 15
+@pytest.mark.expectation(15)
 @pytest.mark.row("UD-09")
 @pytest.mark.parametrize("plan", [MONTHLY, DAILY], ids=["1 GB a month", "1 GB a day"])
 @pytest.mark.parametrize("days", [USUAL_DAYS, ()], ids=["known", "new"])
@@ -230,7 +230,7 @@ def days_of(
         yield unix_s, book_for(unix_s), {"web": web, "call": (step % 3, step % 5)}
 
 
-# expectation 13
+@pytest.mark.expectation(13)
 def test_a_month_with_roaming_and_restarts_loses_no_byte() -> None:
     """A phone plan that resets on the 17th and a hotel's pass of a day; the agent restarts every few hours."""
     begun = unix("2026-10-10T00:00+02:00")
@@ -331,7 +331,7 @@ def test_more_left_is_never_dearer(need: int, left: int, more: int) -> None:
     assert risk_of_need(need, left + more) <= risk_of_need(need, left)
 
 
-# expectation 21
+@pytest.mark.expectation(21)
 def test_a_new_month_is_neither_dear_nor_stopped() -> None:
     for plan in (MONTHLY, DAILY, replace(MONTHLY, beyond=Beyond.CUT_OFF, picodollars_per_byte=0)):
         found = look(plan, unix("2026-11-01T00:00+01:00"))
@@ -391,7 +391,7 @@ def test_beyond_the_bundle_what_is_worth_its_price_runs_and_the_rest_waits() -> 
     assert "150 µUSD" in found.verdicts["call"].reason
 
 
-# expectation 15
+@pytest.mark.expectation(15)
 def test_a_hard_plan_slows_to_a_floor_and_never_control_traffic() -> None:
     plan = replace(MONTHLY, hard=True)
     found = look(plan, MIDNIGHT, before={"web": GB})
@@ -550,7 +550,7 @@ def test_a_plan_counts_the_directions_that_it_names(directions: Directions, coun
     assert book.usage(MIDNIGHT).used_bytes == counted
 
 
-# expectation 14
+@pytest.mark.expectation(14)
 def test_a_plan_tells_each_threshold_once_and_that_it_will_not_last() -> None:
     book = PlanBook(MONTHLY, KINDS, BERLIN, unix_s=MIDNIGHT)
     codes = []

@@ -20,7 +20,7 @@ def later(seconds: int, *, wall: int | None = None, moment: Moment = NOW) -> Mom
     return replace(moment, unix_s=moment.unix_s + passed, boot_ns=moment.boot_ns + seconds * 10**9)
 
 
-# expectation 9
+@pytest.mark.expectation(9)
 @pytest.mark.parametrize(("term", "seconds"), [(Term.TEN_MINUTES, 600), (Term.ONE_HOUR, 3600)])
 def test_a_word_ends_when_its_time_is_over_and_not_before(term: Term, seconds: int) -> None:
     words = Words()
@@ -30,14 +30,14 @@ def test_a_word_ends_when_its_time_is_over_and_not_before(term: Term, seconds: i
     assert words.all() == ()
 
 
-# expectation 9
+@pytest.mark.expectation(9)
 def test_a_clock_that_is_set_back_renews_nothing() -> None:
     words = Words()
     words.say("zoom", Term.TEN_MINUTES, NOW, kind="game")
     assert words.expire(later(601, wall=-86_400))
 
 
-# expectation 9
+@pytest.mark.expectation(9)
 def test_the_time_asleep_counts() -> None:
     """CLOCK_BOOTTIME and the wall clock both went on; only the monotonic clock, which nobody asks, stood still."""
     words = Words()

@@ -160,7 +160,7 @@ def test_a_bar_is_used_then_forecast_then_left(used: int, forecast: int, limit: 
 # --- statement ----------------------------------------------------------------------------------------------------
 
 
-# expectation 17
+@pytest.mark.expectation(17)
 def test_a_statement_adds_up_on_the_screen() -> None:
     text = said(statement.lines(NOVEMBER, 76))
     amounts = {
