@@ -22,7 +22,7 @@ from hostagent.history.accumulator import Accumulator, Surroundings
 from hostagent.history.database import Retention
 from hostagent.history.statement import Contract
 from hostagent.history.store import History
-from hostagent.history.values import Increments, Payment
+from hostagent.history.values import SLOT_S, Increments, Payment
 from hostagent.keeping import put_aside, write_whole
 from hostagent.networks.known import KnownNetwork
 from hostagent.notices import Notices
@@ -60,6 +60,9 @@ class Books:
         self._titles: dict[str, str] = {}
         self._judgements: dict[str, Judgement] = {}
         self._seconds = 0
+        self._looked_unix_s = clock.unix_s()  # whatever is not booked yet was counted by then
+        self._plans_written = b""
+        self._plans_trouble = ""
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -86,6 +89,8 @@ class Books:
 
     def reload(self, configuration: Configuration) -> None:
         """Other tariffs: what was booked stays booked."""
+        self._book(self._accumulator.take())
+        self._kept |= {network: book.state for network, book in self._books.items()}
         self._configuration = configuration
         self._books.clear()
 
@@ -94,6 +99,8 @@ class Books:
     def on_second(self, second: Second, surroundings: Surroundings, payments: Sequence[Payment] = ()) -> None:
         self._seconds += 1
         unix_s = self._clock.unix_s()
+        self._book_what_was_before(unix_s)
+        self._looked_unix_s = unix_s
         self._accumulator.on_second(unix_s, second.reading, second.flows, surroundings, payments=payments)
         if self._seconds % BOOK_EVERY_S == 0:
             self._book(self._accumulator.take())
@@ -102,6 +109,11 @@ class Books:
         if self._history is not None:
             for message in self._history.take_notices():
                 self._notices.say(unix_s, "history", message)
+
+    def _book_what_was_before(self, unix_s: int) -> None:
+        """Days and billing periods end where slots do: what was counted before goes to the one that ends."""
+        if unix_s // SLOT_S != self._looked_unix_s // SLOT_S:
+            self._book(self._accumulator.take())
 
     def _book(self, increments: Increments) -> None:
         if self._history is not None:
@@ -113,7 +125,7 @@ class Books:
             kinds[key.kind] = (sent + amounts.sent_bytes, received + amounts.received_bytes)
         for network, kinds in moved.items():
             if (book := self._books.get(network)) is not None:
-                book.add(kinds, unix_s=self._clock.unix_s())
+                book.add(kinds, unix_s=self._looked_unix_s)
 
     # --- data plans -------------------------------------------------------------------------------------------------
 
@@ -121,6 +133,7 @@ class Books:
         self, networks: Sequence[OnNetwork], metered: Mapping[str, bool | None], kinds: Sequence[KindTerms]
     ) -> Mapping[str, Verdict]:
         """What the plan of the primary network, the first, lets each kind have; the others' are for their screens."""
+        self._book_what_was_before(self._clock.unix_s())
         terms = [PlanKind.of(kind) for kind in kinds]
         self._judgements = {network: judged for network, judged in self._judgements.items() if network in self._books}
         for network in networks:
@@ -138,12 +151,12 @@ class Books:
     ) -> PlanBook | None:
         plan = plan_of(network.key, section, metered=metered)
         if plan is None:
-            self._books.pop(network.key, None)
+            if (book := self._books.pop(network.key, None)) is not None:
+                self._kept[network.key] = book.state
             self._judgements.pop(network.key, None)
             return None
         self._titles[network.key] = network.title
-        book = self._books.get(network.key)
-        if book is None:
+        if (book := self._books.get(network.key)) is None:
             state = self._kept.get(network.key)
             book = PlanBook(plan, kinds, self._clock.zone(), unix_s=self._clock.unix_s(), state=state)
             self._books[network.key] = book
@@ -172,12 +185,17 @@ class Books:
 
     def _keep_plans(self) -> None:
         self._kept |= {network: book.state for network, book in self._books.items()}
-        if not self._kept:
+        data = msgspec.json.encode(_PlansFile(books=self._kept))
+        if not self._kept or data == self._plans_written:
             return
         try:
-            write_whole(self._plans_path, msgspec.json.encode(_PlansFile(books=self._kept)))
+            write_whole(self._plans_path, data)
         except EnvironmentFault as fault:
-            self._notices.say(self._clock.unix_s(), "plans", f"what data plans have used is not kept: {fault}")
+            if not self._plans_trouble:  # it is tried again and again, and said once
+                self._notices.say(self._clock.unix_s(), "plans", f"what data plans have used is not kept: {fault}")
+            self._plans_trouble = str(fault)
+        else:
+            self._plans_written, self._plans_trouble = data, ""
 
     # --- what people ask --------------------------------------------------------------------------------------------
 

@@ -31,6 +31,7 @@ from hostagent.books import Books
 from hostagent.clock import Clock, SystemClock
 from hostagent.configuration import Configuration, configuration_for, load
 from hostagent.desk import HistoryQuery, Refused
+from hostagent.history.values import Payment
 from hostagent.notices import Notices
 from hostagent.permissions import Permissions, permissions_of
 from hostagent.rates import MeasuredRates
@@ -194,12 +195,31 @@ class Agent:
     async def _on_second(self, second: Second) -> None:
         assert self._counting is not None, "it was just read"
         steering, traffic = self._counting.steering, self._counting.traffic
-        await steering.on_second(second)
+        await steering.on_second(second, self._payments())
         traffic.labels = steering.labels()
         self._usage = self._ceilings.judge(read_usage(self._clock.monotonic_ns()))
         traffic.reads_seldom = self._usage.reduce
         for number, allow in steering.said.standing_answers(traffic.open_questions()):
             await traffic.answer(number, allow=allow)
+
+    def _payments(self) -> list[Payment]:
+        """What every flow that pays has spent so far, under the names that its bytes are booked by."""
+        if self._paying is None or self._counting is None:
+            return []
+        paid = self._paying.view(now_ns=self._clock.monotonic_ns(), unix_s=self._clock.unix_s())
+        keys = {network.title: network.key for network in self._counting.steering.situation.networks}
+        return [
+            Payment(
+                flow=flow.flow,
+                program=flow.program,
+                kind=flow.traffic_class,
+                destination=flow.destination,
+                network=keys.get(flow.network, ""),
+                spent_nanodollars=flow.spent_nanodollars,
+            )
+            for flow in self._counting.traffic.view().name_flows(paid.flows)
+            if flow.spent_nanodollars
+        ]
 
     async def _apply(self, plan: ShapingPlan) -> None:
         assert self._counting is not None, "there is an engine"

@@ -1,7 +1,8 @@
 """What a person said and what holds of it: the mode, and words about programs; kept over restarts in one small file.
 
 Decides: that a file that cannot be read is put aside, never overwritten, and said; that what cannot be written holds
-until the agent ends. Refuses to know: what follows from a word (`hostagent.sharing.policy`).
+until the agent ends, and is written when there is room again. Refuses to know: what follows from a word
+(`hostagent.sharing.policy`).
 """
 
 from __future__ import annotations
@@ -51,6 +52,7 @@ class Said:
         self._notices = notices
         self._running_programs = running_programs
         self._seconds = 0
+        self._is_kept = True
         kept = self._read()
         self.words = Words(kept.words)
         self.mode = ModeKeeper(kept.mode or mode_at_first)
@@ -102,7 +104,7 @@ class Said:
             over.append("nobody confirmed: it only counts again, and nothing is changed")
         for message in over:
             self._notices.say(self._clock.unix_s(), "over", message)
-        if over:
+        if over or (not self._is_kept and self._seconds % LOOK_FOR_QUIT_EVERY_S == 0):
             self._keep()
 
     def view(self) -> tuple[api.Worth, ...]:
@@ -136,4 +138,9 @@ class Said:
         try:
             write_whole(self._path, msgspec.json.encode(kept))
         except EnvironmentFault as fault:
-            self._notices.say(self._clock.unix_s(), "said", f"what you said holds until the agent ends only: {fault}")
+            if self._is_kept:  # it is tried again and again, and said once
+                message = f"what you said holds until the agent ends, or there is room: {fault}"
+                self._notices.say(self._clock.unix_s(), "said", message)
+            self._is_kept = False
+        else:
+            self._is_kept = True

@@ -21,6 +21,7 @@ from hostagent.books import Books
 from hostagent.clock import Clock
 from hostagent.configuration import Configuration, Terms, terms_of
 from hostagent.history.accumulator import NetworkPrice, Surroundings
+from hostagent.history.values import Payment
 from hostagent.networks.known import KnownNetwork
 from hostagent.networks.situation import ActiveNetwork, Situation
 from hostagent.notices import Notices
@@ -162,8 +163,8 @@ class Steering:
 
     # --- once a second ----------------------------------------------------------------------------------------------
 
-    async def on_second(self, second: Second) -> None:
-        """Raises EnvironmentFault when the engine does not take a plan."""
+    async def on_second(self, second: Second, payments: Sequence[Payment] = ()) -> None:
+        """`payments`: all that flows have paid so far. Raises EnvironmentFault when the engine does not take a plan."""
         self._seconds += 1
         await self.said.on_second()
         self._look()
@@ -171,7 +172,7 @@ class Steering:
         moves = self._demands.look(second.reading, second.flows)
         self.rules.count(moves.new_flows, second.reading)
         self.pricing.on_moves(moves, self._demands, self.links, self._indexes, self.policy)
-        self._books.on_second(second, self._surroundings())
+        self._books.on_second(second, self._surroundings(), payments)
         if self._seconds % JUDGE_EVERY_S == 0:
             self._judge()
         await self.replan()

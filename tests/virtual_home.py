@@ -13,12 +13,13 @@ from dataplane.shaping.plan import ShapingPlan
 from hostagent.api import Mode
 from hostagent.books import Books
 from hostagent.configuration import Configuration, default_configuration
+from hostagent.networks.known import KnownNetwork
 from hostagent.networks.situation import ActiveNetwork, NetworkKind, Situation
 from hostagent.notices import Notices
 from hostagent.said import Said
 from hostagent.sharing.links import Rates
 from hostagent.sharing.words import Moment
-from hostagent.steering import Steering
+from hostagent.steering import Measuring, Steering
 from hostagent.traffic import Second
 
 S = 1_000_000_000
@@ -75,8 +76,16 @@ def network(key: str = "home", *, interface: str = "lo", **more: object) -> Acti
 class VirtualHome:
     """One host on `lo`, whose programs send what `send` says; the plan decides their class as an engine would."""
 
-    def __init__(self, directory: Path, configuration: Configuration | None = None) -> None:
-        self.clock = VirtualClock()
+    def __init__(
+        self,
+        directory: Path,
+        configuration: Configuration | None = None,
+        *,
+        clock: VirtualClock | None = None,
+        books: type[Books] = Books,
+        measuring: Measuring | None = None,
+    ) -> None:
+        self.clock = clock or VirtualClock()
         self.notices = Notices()
         self.situation = Situation(networks=(network(),))
         self.plans: list[ShapingPlan] = []
@@ -84,7 +93,7 @@ class VirtualHome:
         self.sent: dict[str, int] = {}
         self.received: dict[str, int] = {}
         self.configuration = configuration or default_configuration(directory, directory / "socket")
-        self.books = Books(self.configuration, clock=self.clock, notices=self.notices)
+        self.books = books(self.configuration, clock=self.clock, notices=self.notices)
         self.kept_rates: dict[str, Rates] = {}
         self.steering = Steering(
             configuration=self.configuration,
@@ -93,8 +102,8 @@ class VirtualHome:
             looking=self,
             notices=self.notices,
             books=self.books,
-            measuring=None,
-            apply=self._apply,
+            measuring=measuring,
+            apply=self.apply,
             said=Said(
                 directory,
                 mode_at_first=Mode(self.configuration.agent.mode),
@@ -108,13 +117,14 @@ class VirtualHome:
     def look(self) -> Situation:
         return self.situation
 
-    def remembered(self, key: str) -> None:
+    def remembered(self, key: str) -> KnownNetwork | None:
         """Every network is a new one."""
+        return None
 
     def measured(self, key: str, rates: Rates) -> None:
         self.kept_rates[key] = rates
 
-    async def _apply(self, plan: ShapingPlan) -> None:
+    async def apply(self, plan: ShapingPlan) -> None:
         self.plan = plan
         self.plans.append(plan)
 

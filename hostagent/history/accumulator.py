@@ -288,6 +288,8 @@ def _book_column(
     booked: dict[Explained, int] = {}
     rooms, left = dict(links), dict(programs)
     for key, value in _fitting(_fitting(explained, programs, 0), links, 1).items():
+        if not value:  # its program is not among those that moved: others have what it lost when names changed
+            continue
         booked[key] = value
         rooms[key.network] -= value
         left[key.program] -= value

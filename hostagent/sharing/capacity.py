@@ -21,6 +21,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
+from itertools import pairwise
 from typing import Final
 
 NS_PER_S: Final = 1_000_000_000
@@ -51,6 +52,9 @@ INFLATED_US: Final = 20_000
 
 TRIAL_US: Final = 8_000
 """While a rate is tried that may be too high, so much more than before tells already: a call pays for every trial."""
+
+CALM_LOOKS: Final = 3
+"""At high load, before a trial: else nobody knows what "more than before" is."""
 
 OWN_QUEUE_BYTES: Final = 12_000
 """What a socket keeps in our own queue (TCP small queues: two segments' lumps) adds to its round trip at slow rates."""
@@ -126,12 +130,13 @@ class Trip:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Look:
-    """Bytes at the IP layer since the interface is there."""
+    """Bytes at the IP layer since the interface is there. acts: whether links are shaped to what we said."""
 
     now_ns: int
     sent_bytes: int
     received_bytes: int
     trips: Sequence[Trip] = ()
+    acts: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -181,13 +186,28 @@ class LinkCapacity:
         received = (look.received_bytes - last.received_bytes) * 8 * NS_PER_S // passed_ns
         delay_us = self._delay_us()
         self._trips.clear()
-        for direction, rate, other, other_rate in (
-            (self._out, sent, self._in, received),
-            (self._in, received, self._out, sent),
-        ):
-            is_suspect = rate * ACKNOWLEDGEMENTS >= other_rate and not other.explains(other_rate)
-            direction.on_look(look.now_ns, passed_ns, rate, delay_us, is_suspect=is_suspect)
+        suspect = self._suspect(sent, received, look.now_ns)
+        for direction, rate in ((self._out, sent), (self._in, received)):
+            direction.acts = look.acts
+            direction.on_look(look.now_ns, passed_ns, rate, delay_us, is_suspect=direction is suspect)
         return self.estimate
+
+    def _suspect(self, sent: int, received: int, now_ns: int) -> _Direction:
+        """Whose queue it is if round trips are long: one of the two. If that proves wrong, the other is next."""
+        used = [(self._out, sent), (self._in, received)]
+        heard = [each for each in used if not each[0].is_deaf(now_ns)]
+        if len(heard) == 1:
+            return heard[0][0]
+        (one, rate), (other, other_rate) = used
+        if one.rate_bit_s is not None and other.rate_bit_s is not None:
+            return one if one.used_ppm(rate) >= other.used_ppm(other_rate) else other
+        if one.rate_bit_s is None and other.rate_bit_s is None:
+            return one if rate >= other_rate else other
+        if one.rate_bit_s is None:
+            one, rate, other, other_rate = other, other_rate, one, rate
+        # The known one, unless it has hardly anything to do, or only acknowledges what the other one carries.
+        is_other = one.used_ppm(rate) < SOME_LOAD_PPM or other_rate >= rate * ACKNOWLEDGEMENTS
+        return other if is_other else one
 
     def _note(self, trip: Trip, now_ns: int) -> None:
         if trip.now_us is not None or trip.receiving_us is not None:
@@ -226,6 +246,7 @@ class _Seen:
     is_loaded: bool
     is_busy: bool
     is_inflated: bool
+    is_suspect: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,6 +262,7 @@ class _Episode:
 
 class _Direction:
     def __init__(self, remembered_bit_s: int | None) -> None:
+        self.acts = True
         self.rate_bit_s = remembered_bit_s
         self._good_bit_s = remembered_bit_s
         self._source = Source.UNKNOWN if remembered_bit_s is None else Source.REMEMBERED
@@ -249,6 +271,7 @@ class _Direction:
         self._seen: deque[_Seen] = deque(maxlen=SOME_LOAD_LOOKS)
         self._delay_us: int | None = None  # at the last look
         self._calm_us: int | None = None  # at high load, before a trial
+        self._calm_looks = 0
         self._is_trying = False
         self._episode: _Episode | None = None
         self._drains_until_ns = 0
@@ -275,11 +298,17 @@ class _Direction:
             reason=self._reason,
         )
 
-    def explains(self, rate_bit_s: int) -> bool:
-        """Whether this direction is known and full: then it is to blame for long round trips, not an unknown one."""
-        return self.rate_bit_s is not None and self._is_at_least(rate_bit_s, HIGH_LOAD_PPM)
+    def is_deaf(self, now_ns: int) -> bool:
+        return now_ns < self._deaf_until_ns
+
+    def used_ppm(self, rate_bit_s: int) -> int:
+        """Of what it is shaped to."""
+        assert self.rate_bit_s is not None
+        return rate_bit_s * PPM // self._shape_bit_s(self.rate_bit_s)
 
     def on_look(self, now_ns: int, passed_ns: int, rate: int, delay_us: int | None, *, is_suspect: bool) -> None:
+        if not self._now_ns and self.rate_bit_s is not None:
+            self._hold_until_ns = now_ns + HOLD_FIRST_NS  # what was remembered is probably right
         self._now_ns = now_ns
         passed_ns = min(passed_ns, MOST_S * NS_PER_S)
         if self._heard_ns is None or delay_us is not None:
@@ -293,7 +322,7 @@ class _Direction:
         self._seen.append(seen)
         if self._episode is not None and self._is_innocent(self._episode, seen):
             self._give_back(now_ns, self._episode)
-        elif now_ns >= self._deaf_until_ns and self._is_bloated():
+        elif not self.is_deaf(now_ns) and self._is_bloated():
             self._fall(now_ns, seen)
         else:
             if self._episode is not None and not seen.is_inflated:
@@ -307,6 +336,7 @@ class _Direction:
             return
         if not seen.is_loaded:
             self._step_ppm = SLOW_STEP_PPM
+            self._forget_calm()
             self._drift(self.rate_bit_s, passed_ns, upwards_only=True)
         elif not seen.is_inflated:
             self._rise(now_ns, self.rate_bit_s, seen.rate_bit_s, passed_ns)
@@ -314,7 +344,7 @@ class _Direction:
     def _go_on_blindly(self, now_ns: int, passed_ns: int, rate: int) -> None:
         if self.rate_bit_s is None or self._heard_ns is None:
             return
-        if not self._is_at_least(rate, HIGH_LOAD_PPM):
+        if self.used_ppm(rate) < HIGH_LOAD_PPM:
             self._drift(self.rate_bit_s, passed_ns, upwards_only=True)
         elif now_ns - self._heard_ns > BLIND_NS:
             self._drift(self.rate_bit_s, passed_ns, upwards_only=False)
@@ -326,9 +356,9 @@ class _Direction:
         threshold_us = INFLATED_US
         if self.rate_bit_s is not None:
             threshold_us += OWN_QUEUE_BYTES * 8_000_000 // self._shape_bit_s(self.rate_bit_s)
-            is_loaded, is_busy = self._is_at_least(rate, HIGH_LOAD_PPM), self._is_at_least(rate, SOME_LOAD_PPM)
+            is_loaded, is_busy = self.used_ppm(rate) >= HIGH_LOAD_PPM, self.used_ppm(rate) >= SOME_LOAD_PPM
         else:
-            is_loaded = is_busy = is_suspect and rate >= LEAST_LOAD_BIT_S
+            is_loaded = is_busy = rate >= LEAST_LOAD_BIT_S
         carried = rate
         if self._delay_us is not None:
             # A queue that grows by a tenth of a second in a second: a tenth more was sent than carried.
@@ -337,17 +367,25 @@ class _Direction:
         self._delay_us = delay_us
         if self._calm_us is not None and self._is_trying:
             threshold_us = min(threshold_us, self._calm_us + TRIAL_US)
-        return _Seen(rate, carried, delay_us, is_loaded, is_busy, delay_us > threshold_us)
-
-    def _is_at_least(self, rate: int, part_ppm: int) -> bool:
-        assert self.rate_bit_s is not None
-        return rate * PPM >= self._shape_bit_s(self.rate_bit_s) * part_ppm
+        return _Seen(rate, carried, delay_us, is_loaded, is_busy, delay_us > threshold_us, is_suspect)
 
     def _is_bloated(self) -> bool:
-        latest = list(self._seen)[-WINDOW:]
-        if sum(each.is_loaded and each.is_inflated for each in latest) >= VOTES and latest[-1].is_inflated:
+        """The latest look and another one of the last three, at high load; at some load a longer row."""
+        blamed = [each.is_inflated and each.is_suspect for each in self._seen]
+        if not blamed[-1]:
+            return False
+        votes = [is_blamed and each.is_loaded for is_blamed, each in zip(blamed, self._seen, strict=True)]
+        if sum(votes[-WINDOW:]) >= VOTES:
             return True
-        return len(self._seen) == SOME_LOAD_LOOKS and all(each.is_busy and each.is_inflated for each in self._seen)
+        return all(blamed) and len(blamed) == SOME_LOAD_LOOKS and all(each.is_busy for each in self._seen)
+
+    def _carried(self) -> int:
+        """Of the latest looks that began and ended with a queue: the link was never idle then. The mean, so that a
+        jitter that comes and goes leaves no trace."""
+        latest = list(self._seen)[-WINDOW:]
+        full = [each for before, each in pairwise(latest) if before.is_inflated and each.is_inflated]
+        counted = full or [each for each in latest if each.is_inflated]
+        return sum(each.carried_bit_s for each in counted) // len(counted)
 
     def _shape_bit_s(self, rate: int) -> int:
         part_ppm = DRAIN_PPM if self._now_ns < self._drains_until_ns else SHAPE_PPM
@@ -357,12 +395,15 @@ class _Direction:
 
     def _fall(self, now_ns: int, seen: _Seen) -> None:
         before = self.rate_bit_s
-        if self._episode is None:
+        if self._episode is None and self.acts:
             self._episode = _Episode(now_ns, seen.delay_us, seen.rate_bit_s, before, self._good_bit_s)
-        inflated = [each.carried_bit_s for each in list(self._seen)[-WINDOW:] if each.is_inflated]
-        carried = sum(inflated) // len(inflated)  # so that a jitter that comes and goes leaves no trace
+        carried = self._carried()
         if before is None:
             rate = carried
+        elif not self.acts:
+            # It goes on as it is: the same queue is seen again and again, and says the same.
+            rate = max(carried, before * STEP_FALL_PPM // PPM)
+            rate = min(rate, before + before * FAST_STEP_PPM // PPM)
         else:
             rate = min(max(carried, before * STEP_FALL_PPM // PPM), before * LEAST_FALL_PPM // PPM)
         rate = max(rate, FLOOR_BIT_S, (self._good_bit_s or 0) * FLOOR_PPM // PPM)
@@ -373,10 +414,10 @@ class _Direction:
         self._fell_to = rate
         # A weak moment is not the end: at low load it drifts back, but not for ever to where it does not hold.
         self._good_bit_s = rate if self._good_bit_s is None else max(rate, (rate + self._good_bit_s) // 2)
-        self._drains_until_ns = now_ns + DRAIN_NS
+        self._drains_until_ns = now_ns + DRAIN_NS * self.acts
         self._hold_until_ns = self._drains_until_ns + self._hold_ns
         self._step_ppm = SLOW_STEP_PPM
-        self._calm_us, self._is_trying = None, False
+        self._forget_calm()
         self._seen.clear()  # the next fall is for what happens from now on
         self._reason = f"round trips were {seen.delay_us // 1000} ms longer while {_mbit(seen.rate_bit_s)} passed"
 
@@ -405,12 +446,13 @@ class _Direction:
     def _rise(self, now_ns: int, before: int, sent_bit_s: int, passed_ns: int) -> None:
         if now_ns < self._drains_until_ns:
             return
-        if now_ns < self._hold_until_ns:
+        if now_ns < self._hold_until_ns or self._calm_looks < CALM_LOOKS:
             calm_us = self._delay_us or 0
             self._calm_us = calm_us if self._calm_us is None else (3 * self._calm_us + calm_us) // 4
+            self._calm_looks += 1
             self._reason = "full, and round trips are short"
             return
-        if not self._is_at_least(sent_bit_s, RAISE_LOAD_PPM):
+        if self.used_ppm(sent_bit_s) < RAISE_LOAD_PPM:
             return
         self._is_trying = True
         if self._fell_to is not None and before * PPM > self._fell_to * KNOWN_PPM:
@@ -421,6 +463,9 @@ class _Direction:
         self.rate_bit_s = before + before * self._step_ppm // PPM * passed_ns // NS_PER_S
         self._good_bit_s = max(self._good_bit_s or 0, before)
         self._reason = "full, and round trips are short: tries more"
+
+    def _forget_calm(self) -> None:
+        self._calm_us, self._calm_looks, self._is_trying = None, 0, False
 
     def _drift(self, before: int, passed_ns: int, *, upwards_only: bool) -> None:
         good = self._good_bit_s
