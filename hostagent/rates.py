@@ -7,7 +7,7 @@ a rate is estimated (`hostagent.sharing.capacity`), and what it is used for.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from ipaddress import ip_address, ip_network
 from typing import Final
 
@@ -57,8 +57,8 @@ class MeasuredRates:
             self._told.pop(gone, None)
             self.reasons.pop(gone, None)
 
-    def look(self, reading: Reading, networks: Sequence[ActiveNetwork]) -> dict[str, Rates]:
-        """Once a second. By network key, as of now."""
+    def look(self, reading: Reading, networks: Sequence[ActiveNetwork], acted_on: Collection[str]) -> dict[str, Rates]:
+        """Once a second. By network key, as of now. `acted_on`: networks that are shaped to what was said of them."""
         if self._trips is None:
             return dict(self._told)
         try:
@@ -77,6 +77,7 @@ class MeasuredRates:
                     sent_bytes=link.sent.bytes,
                     received_bytes=link.received.bytes,
                     trips=_trips_on(network, trips),
+                    acts=network.key in acted_on,
                 )
             )
             self._tell(network.key, capacity)

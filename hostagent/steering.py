@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import socket
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol
@@ -64,7 +64,9 @@ class Measuring(Protocol):
 
     def leave_all_but(self, networks: Iterable[str]) -> None: ...
 
-    def look(self, reading: Reading, networks: Sequence[ActiveNetwork]) -> dict[str, Rates]: ...
+    def look(
+        self, reading: Reading, networks: Sequence[ActiveNetwork], acted_on: Collection[str]
+    ) -> dict[str, Rates]: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -198,7 +200,8 @@ class Steering:
     def _measure(self, reading: Reading) -> None:
         if self._measuring is None:
             return
-        found = self._measuring.look(reading, self.situation.networks)
+        acted_on = {link.network for link in self.links if link.rates.source != "configured"}
+        found = self._measuring.look(reading, self.situation.networks, acted_on if self.said.mode.acts else ())
         for key, rates in found.items():
             if rates.source == "measured" and rates != self._measured.get(key):
                 self._looking.measured(key, rates)

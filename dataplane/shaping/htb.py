@@ -40,13 +40,26 @@ quantums only, which a TCP with two packets in its queue does not use up: the le
 CONTROL_LEAST_BIT_S: Final = 64_000
 """But half of the slowest link at most."""
 
+FLOOR_PART: Final = 100
+"""Every class has this part of a known link at least. HTB lets a class that owes nothing send its packet whatever that
+costs, and keeps the debt when the class is changed: at a tiny rate one packet is a debt of many seconds, for which a
+class that has become worth more would get nothing by it. So a packet of 1 ms of the link is 0.1 s of debt.
+"""
+
+IDLE_PART: Final = 8
+"""Of the link, what all idle classes without a sufficient minimum keep together, by weight: who begins to send after a
+silence would otherwise wait for what is borrowed, up to a second, until its class is seen to be active."""
+
 ETHERNET_HEADER_BYTES: Final = 14
 _LINK_HEADERS_BYTES: Final = 22  # with two VLAN tags
 _BURST_US: Final = 4000  # longer than a timer is ever late, and 0.4 % of a second
 _QUEUE_MS: Final = 100
 _QUEUE_MIN_PACKETS: Final = 64
 _QUEUE_MAX_BYTES: Final = 4_000_000
-_LUMP_MS: Final = 10  # one packet more or less changes a second's sum by 1 %
+_LUMP_MS: Final = 1
+"""A packet of segments goes as one, and the modem's queue gets it as one: a call behind it waits so long. It also makes
+turns uneven: a TCP keeps two packets in its queue, and a quantum of four cannot be used up with two."""
+
 _OFFLOADED_BYTES: Final = 1 << 16
 _QUANTUM_MAX_BYTES: Final = 60_000
 _QUANTUM_US: Final = 2000
@@ -157,6 +170,8 @@ def share(
     ceils = [_whole_bytes(min(each.cap_bit_s or link_bit_s, link_bit_s)) for each in classes]
     room = link_bit_s - TINY_BIT_S * len(classes)
     wanted = [max(0, min(each.minimum_bit_s, ceil) - TINY_BIT_S) for each, ceil in zip(classes, ceils, strict=True)]
+    if is_known:
+        _keep_for_idle(wanted, [each.weight for each in classes], ceils, idle - {CONTROL}, room // IDLE_PART)
     promised = sum(wanted)
     if promised > room:
         wanted = [each * room // promised for each in wanted]
@@ -167,16 +182,51 @@ def share(
         rates[CONTROL] += first
         others = [index for index in range(len(classes)) if index != CONTROL]
         others = [index for index in others if index not in idle] or others
+        floor = link_bit_s // FLOOR_PART
         parts = _divide(
-            rest - first, [classes[index].weight for index in others], [ceils[index] - rates[index] for index in others]
+            rest - first,
+            [classes[index].weight for index in others],
+            [ceils[index] - rates[index] for index in others],
+            [min(floor, ceils[index]) - rates[index] for index in others],
         )
         for index, part in zip(others, parts, strict=True):
             rates[index] += part
+        for index in idle - set(others) - {CONTROL}:  # they send nothing, so this is nobody's until they wake up
+            rates[index] = max(rates[index], min(floor, ceils[index]))
     return [_whole_bytes(each) for each in rates]
 
 
-def _divide(amount: int, weights: Sequence[int], limits: Sequence[int]) -> list[int]:
-    """In proportion to the weights; what one cannot take because of its limit, the others share."""
+def _keep_for_idle(
+    wanted: list[int], weights: Sequence[int], ceils: Sequence[int], idle: frozenset[int], amount: int
+) -> None:
+    """Raises what idle classes are promised to their parts by weight of `amount`, where it is less."""
+    total = sum(weights[index] for index in range(len(weights)) if index != CONTROL)
+    for index in idle:
+        part = amount * weights[index] // total
+        wanted[index] = max(wanted[index], min(part, ceils[index] - TINY_BIT_S))
+
+
+def _divide(amount: int, weights: Sequence[int], limits: Sequence[int], floors: Sequence[int]) -> list[int]:
+    """In proportion to the weights; what one cannot take because of its limit, the others share.
+
+    `floors`: what one gets at least, as long as there is enough for all of them; those above it give it.
+    """
+    parts = _by_weight(amount, weights, limits)
+    raised: dict[int, int] = {}
+    while True:
+        low = [index for index, part in enumerate(parts) if index not in raised and part < floors[index]]
+        raised |= {index: floors[index] for index in low}
+        left = amount - sum(raised.values())
+        if not low or left < 0:
+            return parts
+        rest = [index for index in range(len(weights)) if index not in raised]
+        shared = _by_weight(left, [weights[index] for index in rest], [limits[index] for index in rest])
+        parts = [raised.get(index, 0) for index in range(len(weights))]
+        for index, part in zip(rest, shared, strict=True):
+            parts[index] = part
+
+
+def _by_weight(amount: int, weights: Sequence[int], limits: Sequence[int]) -> list[int]:
     parts = [0] * len(weights)
     open_ = set(range(len(weights)))
     while open_ and amount > 0:

@@ -118,7 +118,7 @@ def test_queues_bursts_and_packets_are_short() -> None:
     default, slow, fast = tree.classes[2:5]
     assert (slow.queue_bytes, fast.queue_bytes, default.queue_bytes) == (96_000, 500_000, 4_000_000)
     assert (slow.cburst_bytes, fast.cburst_bytes) == (32, 20_000)
-    assert (slow.longest_packet_bytes, fast.longest_packet_bytes, default.longest_packet_bytes) == (1522, 50_000, 0)
+    assert (slow.longest_packet_bytes, fast.longest_packet_bytes, default.longest_packet_bytes) == (1522, 5_000, 0)
 
 
 def test_each_flow_of_a_class_has_a_leaf() -> None:

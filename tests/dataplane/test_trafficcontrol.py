@@ -279,7 +279,7 @@ def test_a_class_gets_a_leaf_for_each_flow_and_loses_them_again(namespace: Names
 def test_a_queue_becomes_one_of_another_kind_with_the_rate(namespace: Namespace, record: Path) -> None:
     """Where a long packet is no lump any more, none is segmented."""
     control = TrafficControl(record)
-    for rate, kind in ((CAP, "tbf 12:"), (80_000_000, "bfifo 6012:"), (CAP, "tbf 12:")):
+    for rate, kind in ((CAP, "tbf 12:"), (600_000_000, "bfifo 6012:"), (CAP, "tbf 12:")):
         apply(namespace, control, plan_of(TrafficClass(name="a", cap_bit_s=rate)))
         assert f"qdisc {kind} parent 7414:12" in namespace.run("tc", "qdisc", "show", "dev", "left")
     namespace.call(control.restore)
