@@ -31,13 +31,13 @@ ENDS = {
 }
 
 
-def term_option(default: api.Term) -> Callable[[click.decorators.FC], click.decorators.FC]:
+def term_option(default: api.Term, *, once: bool = True) -> Callable[[click.decorators.FC], click.decorators.FC]:
     return click.option(
         "--for",
         "term",
         default=default.value,
         show_default=True,
-        type=click.Choice([each.value for each in api.Term]),
+        type=click.Choice([each.value for each in api.Term if once or each is not api.Term.ONCE]),
         help="How long it holds; its clock goes on while the machine sleeps.",
     )
 
@@ -74,7 +74,7 @@ def answer(number: int, word: str, term: str, socket: Path, as_json: bool) -> No
 @click.command()
 @click.argument("program")
 @click.argument("value", nargs=-1, required=True)
-@term_option(api.Term.ALWAYS)
+@term_option(api.Term.ALWAYS, once=False)
 @socket_option
 @json_option
 @one_line_errors

@@ -57,10 +57,16 @@ def _plan(snapshot: api.Snapshot) -> ShapingPlan:
     places = {"control": CONTROL, "default": DEFAULT}
     kinds = {each.name: _class(each) for each in snapshot.kinds}
     first = [kinds.pop(name, TrafficClass(name=name)) for name in sorted(places, key=places.__getitem__)]
-    rates = {each.interface: each for each in snapshot.networks if each.active}
     return ShapingPlan(
         classes=(*first, *kinds.values()),
-        links=tuple(_link(each.interface, rates.get(each.interface)) for each in snapshot.links),
+        links=tuple(
+            ShapedLink(
+                interface=each.interface,
+                egress_bit_s=_bounded(each.egress_bit_s),
+                ingress_bit_s=_bounded(each.ingress_bit_s),
+            )
+            for each in snapshot.links
+        ),
     )
 
 
@@ -68,13 +74,6 @@ def _class(kind: api.Kind) -> TrafficClass:
     return TrafficClass(
         name=kind.name, weight=kind.weight, minimum_bit_s=kind.minimum_bit_s, cap_bit_s=_bounded(kind.cap_bit_s)
     )
-
-
-def _link(interface: str, network: api.Network | None) -> ShapedLink:
-    if network is None:
-        return ShapedLink(interface=interface)
-    out, back = _bounded(network.egress_bit_s), _bounded(network.ingress_bit_s)
-    return ShapedLink(interface=interface, egress_bit_s=out, ingress_bit_s=back)
 
 
 def _bounded(bit_s: int | None) -> int | None:

@@ -52,6 +52,36 @@ def read_links() -> list[Link]:
     return _read([], target="interfaces")
 
 
+class _Options(msgspec.Struct, frozen=True):
+    """Of a qdisc that has one rate, in bytes per second."""
+
+    rate: int = 0  # tbf
+    bandwidth: int | str = 0  # cake; "unlimited"
+
+
+class _Qdisc(msgspec.Struct, frozen=True):
+    kind: str = ""
+    root: bool = False
+    options: _Options = _Options()
+
+
+def read_limit(name: str) -> int | None:
+    """The rate, in bits per second, to which somebody has limited what leaves by the interface: a root tbf or cake.
+
+    Whoever puts another qdisc in its place takes that limit over. None: there is none, or no such interface.
+    """
+    try:
+        text = kernel_tools.run(["tc", "-json", "qdisc", "show", "dev", name], operation="read", target=name)
+    except EnvironmentFault:
+        return None
+    for qdisc in msgspec.json.decode(text, type=list[_Qdisc]):
+        bandwidth = qdisc.options.bandwidth
+        rate = qdisc.options.rate or (bandwidth if isinstance(bandwidth, int) else 0)
+        if qdisc.root and qdisc.kind in ("tbf", "cake") and rate:
+            return rate * 8
+    return None
+
+
 def _read(selection: list[str], *, target: str) -> list[Link]:
     text = kernel_tools.run(["ip", "-json", "address", "show", *selection], operation="read", target=target)
     # An interface that the selection leaves out is shown as an empty object.

@@ -131,6 +131,8 @@ class Link(ApiValue, frozen=True, kw_only=True):
     received_packets: int
     interface_sent_packets: int
     interface_received_packets: int
+    egress_bit_s: int | None = None  # what acting shapes it to; None: only caps hold
+    ingress_bit_s: int | None = None
 
 
 class Question(ApiValue, frozen=True, kw_only=True):

@@ -22,7 +22,7 @@ from hostagent.history.accumulator import Accumulator, Surroundings
 from hostagent.history.database import Retention
 from hostagent.history.statement import Contract
 from hostagent.history.store import History
-from hostagent.history.values import SLOT_S, Increments, Payment
+from hostagent.history.values import HOUR_S, SLOT_S, Increments, Payment
 from hostagent.keeping import put_aside, write_whole
 from hostagent.networks.known import KnownNetwork
 from hostagent.notices import Notices
@@ -205,6 +205,7 @@ class Books:
 
     async def history(self, query: HistoryQuery, known: Sequence[KnownNetwork]) -> tuple[api.HistoryRow, ...]:
         """With networks' titles for their keys. Raises Refused."""
+        query = msgspec.structs.replace(query, until_unix_s=self._whole(query.until_unix_s, HOUR_S))
         history = await self._up_to_date()
         tariffs = {contract.network: contract.tariff for contract in self._contracts(known)}
         try:
@@ -224,7 +225,12 @@ class Books:
 
     async def replay(self, since_unix_s: int, until_unix_s: int) -> tuple[api.ReplayLine, ...]:
         history = await self._up_to_date()
-        return await history.replay(since_unix_s, until_unix_s, self._clock.zone())
+        return await history.replay(since_unix_s, self._whole(until_unix_s, SLOT_S), self._clock.zone())
+
+    def _whole(self, until_unix_s: int, step_s: int) -> int:
+        """Until now means with the hour, or the five minutes, that have begun."""
+        now = self._clock.unix_s()
+        return until_unix_s if until_unix_s < now else max(until_unix_s, now // step_s * step_s + step_s)
 
     async def _up_to_date(self) -> History:
         if self._history is None:

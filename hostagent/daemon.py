@@ -21,9 +21,10 @@ import msgspec
 from billpay.errors import LocalProtocolError
 from dataplane.attribution.processes import running_executables
 from dataplane.ceilings import CeilingWatch, Verdict, read_usage
-from dataplane.engines import makers
+from dataplane.engines import TRAFFIC_CONTROL_RECORD, makers
 from dataplane.host_engine import EngineName
-from dataplane.links import read_link
+from dataplane.links import read_limit, read_link
+from dataplane.rules import restore
 from dataplane.service import serve
 from dataplane.shaping.plan import ShapingPlan
 from hostagent import api
@@ -95,7 +96,10 @@ class Counting:
         return SteeredView(
             steering=self.steering,
             networks=self.places.view_networks(
-                self.steering.situation, self.steering.line_rates(), self.steering.tariff_texts()
+                self.steering.situation,
+                self.steering.line_rates(),
+                self.steering.tariff_texts(),
+                self.steering.metered_said(),
             ),
             budgets=self.books.view_budgets(),
             trouble=self.books.trouble,
@@ -165,7 +169,9 @@ class Agent:
             measuring=rates,
             apply=self._apply,
             said=said,
+            read_limit=read_limit,
         )
+        restore(directory / TRAFFIC_CONTROL_RECORD)  # of a killed predecessor: the qdisc that was there says the limit
         plan = steering.first_plan()
         made = makers(configuration.agent.engine, state_directory=directory)
         traffic = Traffic(plan, made, on_change=self._server.changed, on_second=self._on_second)

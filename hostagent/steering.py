@@ -93,6 +93,7 @@ class Steering:
         measuring: Measuring | None,
         apply: Callable[[ShapingPlan], Awaitable[None]],
         said: Said,
+        read_limit: Callable[[str], int | None],
     ) -> None:
         self._configuration = configuration
         self._terms: Terms = terms_of(configuration, config_path)
@@ -103,6 +104,8 @@ class Steering:
         self._books = books
         self._measuring = measuring
         self.said = said
+        self._read_limit = read_limit
+        self._limits: dict[str, int | None] = {}
         self.situation = Situation()
         self.links: tuple[CountedLink, ...] = ()
         self._measured: dict[str, Rates] = {}
@@ -149,12 +152,23 @@ class Steering:
             self._networks(),
             self._configuration.networks,
             self._measured,
+            self._limits_of(
+                [link.interface for link in self._terms.links] or [each.interface for each in self._networks()]
+            ),
         )
         shaped = [link.shaped for link in self.links]
         self._policy = compose(self._terms.kinds, self._terms.rules, self.said.words.all(), shaped, self.verdicts)
         self._rules = self._rules.after(self._policy) if self._rules is not None else RuleHits(self._policy)
         self._indexes = _indexes(self.links)
         return self._policy.plan if self.said.mode.acts else counting_only(self._policy.plan)
+
+    def _limits_of(self, interfaces: Sequence[str]) -> dict[str, int]:
+        """What others limit each interface to, as it was when it came: our own qdisc stands there later."""
+        self._limits = {name: limit for name, limit in self._limits.items() if name in interfaces}
+        for name in interfaces:
+            if name not in self._limits:
+                self._limits[name] = self._read_limit(name)
+        return {name: limit for name, limit in self._limits.items() if limit is not None}
 
     async def replan(self) -> None:
         """The engine hears of it when something changed. Raises EnvironmentFault."""
@@ -306,6 +320,15 @@ class Steering:
     def line_rates(self) -> dict[str, Rates]:
         """What the lines carry, by network key."""
         return {link.network: link.rates for link in self.links}
+
+    def metered_said(self) -> dict[str, bool]:
+        """By network key, where the configuration says it."""
+        found = {}
+        for network in self.situation.networks:
+            section = said_of(self._configuration.networks, network)
+            if section is not None and section.metered is not None:
+                found[network.key] = section.metered
+        return found
 
     def tariff_texts(self) -> dict[str, str]:
         """What each network costs, by key, in one line."""

@@ -68,7 +68,7 @@ def snapshot_of(
         accounts=paid.accounts if paid is not None else api.Accounts(links=()),
         paths=paid.paths if paid is not None else api.Paths(),
         programs=traffic.programs if traffic is not None else (),
-        links=traffic.links if traffic is not None else (),
+        links=_with_rates(traffic.links, steered) if traffic is not None else (),
         questions=traffic.questions if traffic is not None else (),
         kinds=steered.steering.view_kinds() if steered is not None else (),
         prices=steered.steering.view_prices() if steered is not None else (),
@@ -77,6 +77,17 @@ def snapshot_of(
         worths=steered.steering.said.view() if steered is not None else (),
         rules=steered.steering.rules.view() if steered is not None else (),
         notices=notices,
+    )
+
+
+def _with_rates(links: tuple[api.Link, ...], steered: SteeredView | None) -> tuple[api.Link, ...]:
+    """What each would be shaped to, or is."""
+    shaped = {link.interface: link.shaped for link in steered.steering.links} if steered is not None else {}
+    return tuple(
+        msgspec.structs.replace(link, egress_bit_s=to.egress_bit_s, ingress_bit_s=to.ingress_bit_s)
+        if (to := shaped.get(link.interface)) is not None
+        else link
+        for link in links
     )
 
 

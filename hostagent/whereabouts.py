@@ -27,6 +27,7 @@ from hostagent.sharing.links import Rates
 
 LOG = logging.getLogger("hostagent")
 SAVE_EVERY_LOOKS: Final = 10
+SAID: Final = "the configuration says so"
 EMBEDDED: Final = api.Gateway(kind="embedded", name="this host", trust="own", how="no gateway was found on the link")
 
 
@@ -129,9 +130,12 @@ class Whereabouts:
         )
 
     def view_networks(
-        self, situation: Situation, rates: dict[str, Rates], tariffs: dict[str, str]
+        self, situation: Situation, rates: dict[str, Rates], tariffs: dict[str, str], metered: dict[str, bool]
     ) -> tuple[api.Network, ...]:
-        """Those that the host is on, the primary one first; then those that are remembered, the latest first."""
+        """Those that the host is on, the primary one first; then those that are remembered, the latest first.
+
+        `metered`: what the configuration says, which goes before what the network says of itself.
+        """
         active = []
         for network in situation.networks:
             found, known = rates.get(network.key, Rates()), self._known.get(network.key)
@@ -143,8 +147,8 @@ class Whereabouts:
                     interface=network.interface,
                     active=True,
                     router=network.router,
-                    metered=network.metered,
-                    metered_because=network.metered_because,
+                    metered=metered.get(network.key, network.metered),
+                    metered_because=SAID if network.key in metered else network.metered_because,
                     connectivity=network.connectivity.value,
                     egress_bit_s=found.egress_bit_s,
                     ingress_bit_s=found.ingress_bit_s,

@@ -25,7 +25,8 @@ def explain(snapshot: api.Snapshot, wanted: str) -> api.Why:
     for price in snapshot.prices:
         if network is None or price.interface == network.interface:
             cost = show_nanodollars(price.nanodollars_per_mb * 1000)
-            lines.append(("price", f"{price.direction} on {price.interface}: {cost} a gigabyte; {price.reason}"))
+            by = f"{price.direction} on {price.interface} by the {price.source}"
+            lines.append(("price", f"{by}: {cost} a gigabyte; {price.reason}"))
     if network is not None:
         lines.append(("network", f"{network.title}; {_metered_text(network)}"))
     lines += [("budget", f"{budget.name}: {budget.reason}") for budget in snapshot.budgets if budget.reason]

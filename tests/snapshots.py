@@ -403,6 +403,8 @@ def household(
                 received_packets=2_122_000,
                 interface_sent_packets=3_584_000,
                 interface_received_packets=2_122_003,
+                egress_bit_s=20_000_000,
+                ingress_bit_s=100_000_000,
             ),
         ),
         questions=questions,

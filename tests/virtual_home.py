@@ -90,6 +90,7 @@ class VirtualHome:
         self.situation = Situation(networks=(network(),))
         self.plans: list[ShapingPlan] = []
         self.running: frozenset[str] = frozenset()
+        self.limits: dict[str, int] = {}
         self.sent: dict[str, int] = {}
         self.received: dict[str, int] = {}
         self.configuration = configuration or default_configuration(directory, directory / "socket")
@@ -111,6 +112,7 @@ class VirtualHome:
                 notices=self.notices,
                 running_programs=lambda: self.running,
             ),
+            read_limit=self.limits.get,
         )
         self.plan = self.steering.first_plan()
 

@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol, TypeVar
 
+import msgspec
+
 from dataplane.shaping.plan import ShapedLink
 
 PPM: Final = 1_000_000
@@ -76,8 +78,12 @@ def choose_links(
     networks: Sequence[OnNetwork],
     sections: Sequence[Said],
     measured: Mapping[str, Rates],
+    limits: Mapping[str, int],
 ) -> tuple[CountedLink, ...]:
-    """The configuration's links if it names any, else the interface of each network; `measured`: by network key."""
+    """The configuration's links if it names any, else the interface of each network.
+
+    `measured`: by network key. `limits`: by interface, what somebody else's qdisc limits it to, and ours takes over.
+    """
     by_interface = {network.interface: network for network in networks}
     if configured:
         return tuple(
@@ -87,14 +93,18 @@ def choose_links(
                 rates=Rates(egress_bit_s=link.egress_bit_s, ingress_bit_s=link.ingress_bit_s, source=_source(link)),
                 shaped=link,  # as it was written: whoever names a rate for a link means that rate
             )
-            for link in configured
+            for link in (_within(link, limits.get(link.interface)) for link in configured)
         )
-    return tuple(_link_of(network, sections, measured) for network in by_interface.values())
+    return tuple(
+        _link_of(network, sections, measured, limits.get(network.interface)) for network in by_interface.values()
+    )
 
 
-def _link_of(network: OnNetwork, sections: Sequence[Said], measured: Mapping[str, Rates]) -> CountedLink:
+def _link_of(
+    network: OnNetwork, sections: Sequence[Said], measured: Mapping[str, Rates], limit_bit_s: int | None
+) -> CountedLink:
     said, found = said_of(sections, network), measured.get(network.key, Rates())
-    said_egress = said.egress_bit_s if said is not None else None
+    said_egress = (said.egress_bit_s if said is not None else None) or limit_bit_s
     said_ingress = said.ingress_bit_s if said is not None else None
     rates = Rates(
         egress_bit_s=said_egress or found.egress_bit_s,
@@ -109,6 +119,13 @@ def _link_of(network: OnNetwork, sections: Sequence[Said], measured: Mapping[str
         ingress_bit_s=rates.ingress_shape_bit_s,
     )
     return CountedLink(interface=network.interface, network=network.key, rates=rates, shaped=shaped)
+
+
+def _within(link: ShapedLink, limit_bit_s: int | None) -> ShapedLink:
+    """Without a rate of its own it keeps the limit that somebody's qdisc had set."""
+    if link.egress_bit_s is not None or limit_bit_s is None:
+        return link
+    return msgspec.structs.replace(link, egress_bit_s=_part(limit_bit_s, EGRESS_PPM))
 
 
 def _source(link: ShapedLink) -> str:

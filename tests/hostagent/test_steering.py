@@ -151,6 +151,18 @@ async def test_links_follow_the_networks(home: VirtualHome) -> None:
     assert home.plan.links[0].egress_bit_s == RATE * 97 // 100
 
 
+async def test_a_limit_that_somebody_else_has_set_is_taken_over(tmp_path: Path) -> None:
+    """Our qdisc stands where his stood: without a rate of ours the line would be wide open."""
+    home = VirtualHome(tmp_path)
+    home.limits["lo"] = 20_000_000
+    home.situation = Situation()
+    await home.second()
+    home.situation = Situation(networks=(network(),))
+    await home.second()
+    await act(home)
+    assert home.plan.links[0].egress_bit_s == 20_000_000 * 97 // 100
+
+
 async def test_a_plan_that_stays_is_not_told_again(home: VirtualHome) -> None:
     await act(home)
     told = len(home.plans)

@@ -252,7 +252,10 @@ def test_bad_input_is_one_line_and_changes_nothing(hosts: TwoHosts, tmp_path: Pa
     before = kernel_state(hosts)
     head = CONFIGURATION.partition("[[links]]")[0]
     agent = Agent(hosts, tmp_path, text=head + wrong)
-    agent.process.wait(timeout=20)
+    try:
+        agent.process.wait(timeout=20)
+    finally:
+        agent.end(signal.SIGKILL)
     said = [line for line in agent.log.read_text().splitlines() if line.startswith("hostagent: ")]
     assert len(said) == 1
     assert says in said[0]
