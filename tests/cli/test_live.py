@@ -193,6 +193,7 @@ def test_an_engine_that_cannot_shape_changes_nothing() -> None:
 def test_without_a_rate_only_caps_and_minimums_change_anything() -> None:
     shown = household()
     kinds = tuple(msgspec.structs.replace(each, cap_bit_s=None, minimum_bit_s=0) for each in shown.kinds)
-    preview = preview_of(msgspec.structs.replace(shown, networks=(), kinds=kinds), {})
+    links = tuple(msgspec.structs.replace(each, egress_bit_s=None, ingress_bit_s=None) for each in shown.links)
+    preview = preview_of(msgspec.structs.replace(shown, links=links, kinds=kinds), {})
     assert [(each.changes, each.rate_bit_s) for each in preview.links] == [(False, None)] * 2
     assert all("not known" in each.why for each in preview.links)
