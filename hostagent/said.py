@@ -67,9 +67,7 @@ class Said:
     def set_worth(self, change: api.WorthChange, kinds: Sequence[str]) -> None:
         """Raises Refused for a kind that is none of `kinds`, and for a word that would be over at once."""
         if change.term is api.Term.ONCE:
-            raise Refused(
-                "no-such-term", "a worth holds for longer than one flow: 10m, 1h, today, until-quit, always"
-            )
+            raise Refused("no-such-term", "a worth holds for longer than one flow: 10m, 1h, today, until-quit, always")
         if change.kind is not None and change.kind not in kinds:
             raise Refused("unknown-kind", f"there is no kind {change.kind!r}: there are {', '.join(kinds)}")
         self.words.say(
