@@ -5,7 +5,7 @@ PACKAGES := billpay dataplane neighbour secretary cartographer pricereactor host
 # Namespaces and netfilter queues need root; with sudo at hand the lab and its tests use it.
 AS_ROOT := $(shell [ "$$(id -u)" -eq 0 ] || ! command -v sudo >/dev/null 2>&1 || echo sudo -E)
 
-.PHONY: help run demo test setup check format docs bench rows expectations deep clean
+.PHONY: help run demo test setup setup-tests check format docs bench rows expectations deep clean
 
 help: ## what there is
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -18,10 +18,13 @@ demo: setup ## Figure 1 of the Bill-Pay paper on real packets, live
 	@$(AS_ROOT) $(BIN)/hostagent lab run figure1
 
 # Whatever measures real packets needs the cores for itself: those tests come last, one by one.
-test: setup check ## every check and test (about as CI does)
+test: setup-tests check ## every check and test (about as CI does)
 	@$(AS_ROOT) $(BIN)/python -m pytest -m "not netns" -n auto
 	@$(AS_ROOT) $(BIN)/python -m pytest -m "netns and not exact" -n 3 --dist loadfile
 	@$(AS_ROOT) $(BIN)/python -m pytest -m "netns and exact"
+
+setup-tests:
+	@scripts/setup --tests
 
 setup: ## prepares .venv and the system packages
 	@scripts/setup

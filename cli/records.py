@@ -13,7 +13,8 @@ import click
 from cli.agent import ask, socket_option
 from cli.arguments import MOMENT, MONTH
 from cli.command import json_option, one_line_errors
-from cli.show.text import write_json
+from cli.deciding import done
+from cli.show.text import harmless, write_json
 from cli.words import NotUnderstood, parse_names
 from hostagent import api
 
@@ -124,6 +125,36 @@ def replay(since: datetime | None, until: datetime, socket: Path, as_json: bool)
     show_replay(found)
 
 
+@click.command()
+@click.option("--program", help="All that a program did, whomever it talked to.")
+@click.option("--destination", help="With whom: an address as `hostagent history --by destination` shows it.")
+@click.option("--network", help="A network's title or key, as `hostagent networks` shows them.")
+@click.option("--everything", is_flag=True, help="All but the sums of money.")
+@click.option("--yes", is_flag=True, help="Does not ask whether you are sure.")
+@socket_option
+@json_option
+@one_line_errors
+def forget(
+    program: str | None,
+    destination: str | None,
+    network: str | None,
+    everything: bool,
+    yes: bool,
+    socket: Path,
+    as_json: bool,
+) -> None:
+    """Deletes a name out of what was kept, or all of it. Its numbers stay without it, so that sums stay true."""
+    named = [name for name in (program, destination, network) if name is not None]
+    if len(named) + everything != 1:
+        raise click.UsageError("say one of --program, --destination, --network and --everything")
+    what = "everything" if everything else named[0]
+    if not yes:
+        click.confirm(f"delete {harmless(what)} out of the history, for good?", abort=True, err=True)
+    told = api.Forget(program=program, destination=destination, network=network, everything=everything)
+    ask(socket, lambda client: client.forget(told))
+    done("forget", f"{what} is deleted out of the history", what, as_json=as_json)
+
+
 def _period(since: datetime | None, until: datetime) -> tuple[int, int]:
     begin = since if since is not None else until - timedelta(days=DEFAULT_DAYS)
     if begin >= until:
@@ -131,4 +162,4 @@ def _period(since: datetime | None, until: datetime) -> tuple[int, int]:
     return int(begin.timestamp()), int(until.timestamp())
 
 
-record_verbs: tuple[click.Command, ...] = (history, statement, replay)
+record_verbs: tuple[click.Command, ...] = (history, statement, replay, forget)

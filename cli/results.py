@@ -114,7 +114,7 @@ def types() -> dict[str, Any]:
     }
 
 
-ACTIONS: Final = ("down", "reload", "observe", "act", "confirm", "answer", "worth", "trust")
+ACTIONS: Final = ("down", "reload", "observe", "act", "confirm", "answer", "worth", "trust", "forget")
 
 
 CONFIGURATION: Final = "config"

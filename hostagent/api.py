@@ -180,6 +180,15 @@ class WorthChange(Telling, frozen=True, kw_only=True):
     term: Term = Term.ALWAYS
 
 
+class Forget(Telling, frozen=True, kw_only=True):
+    """POST /v1/forget: deletes one name out of what was kept, or all of it; one of the four. Sums stay true."""
+
+    program: str | None = None
+    destination: str | None = None
+    network: str | None = None  # its title or key
+    everything: bool = False
+
+
 class Worth(ApiValue, frozen=True, kw_only=True):
     """A person's word about a program, as it stands."""
 

@@ -232,6 +232,17 @@ class Books:
         now = self._clock.unix_s()
         return until_unix_s if until_unix_s < now else max(until_unix_s, now // step_s * step_s + step_s)
 
+    async def forget(self, what: api.Forget, known: Sequence[KnownNetwork]) -> None:
+        """Raises Refused for a network that is not known, EnvironmentFault when it cannot be deleted now."""
+        history = await self._up_to_date()
+        network = what.network
+        if network is not None:
+            keys = [each.key for each in known if network in (each.key, each.title, each.name)]
+            if not keys:
+                raise Refused("unknown-network", f"no network is called {network!r}: `hostagent networks` lists them")
+            network = keys[0]
+        await history.forget(program=what.program, destination=what.destination, network=network, all=what.everything)
+
     async def _up_to_date(self) -> History:
         if self._history is None:
             raise Refused("no-history", "nothing is kept")

@@ -184,6 +184,10 @@ class LocalClient:
         """A person looked at a gateway's fingerprint and takes it for the right one."""
         await self._change("POST", "/v1/trust", Trust(fingerprint=fingerprint))
 
+    async def forget(self, what: api.Forget) -> None:
+        """Deletes from history; one of its four fields is given."""
+        await self._change("POST", "/v1/forget", what)
+
     async def reload(self) -> None:
         """Has the configuration read again; Refused, and nothing changes, when it is wrong."""
         await self._change("POST", "/v1/reload")

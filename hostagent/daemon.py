@@ -300,6 +300,10 @@ class Agent:
             raise Refused("unknown-gateway", f"no gateway that was met has the fingerprint {fingerprint[:16]}…")
         self._server.changed()
 
+    async def forget(self, what: api.Forget) -> None:
+        counting = self._counting_part()
+        await counting.books.forget(what, counting.places.known_networks())
+
     async def reload(self) -> None:
         """Classes, rules, networks, rates and permissions; what was opened at the start stays as it was opened."""
         if self._config_path is None:

@@ -62,6 +62,10 @@ class Desk(Protocol):
         """A person looked at a gateway's fingerprint and takes it for the right one."""
         ...
 
+    async def forget(self, what: api.Forget) -> None:
+        """Deletes from history what a person does not want to be kept."""
+        ...
+
     async def reload(self) -> None:
         """Reads the configuration again; nothing changes when it is wrong."""
         ...

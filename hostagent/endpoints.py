@@ -168,6 +168,7 @@ CHANGES: Final = (
     _change("POST", "mode", api.ModeChange, "acts, or only observes"),
     _change("PUT", "worths", api.WorthChange, "what a program's traffic is worth from now on"),
     _change("POST", "trust", Trust, "takes a gateway's key for the right one"),
+    _change("POST", "forget", api.Forget, "deletes a name out of history, or all of it"),
     _change("POST", "reload", Nothing, "reads the configuration again; nothing changes when it is wrong"),
     _change("POST", "stop", Nothing, "ends the agent in good order"),
 )
@@ -200,6 +201,12 @@ def out_of_bounds(change: object) -> str | None:
             return "`mode` is `observe` or `act`; a trial is `act` with `trial_s`"
         case api.ModeChange(trial_s=trial_s) if not 0 <= trial_s <= TRIAL_S_MAX:
             return f"`trial_s` is 0 to {TRIAL_S_MAX}"
+        case api.Forget(program=program, destination=destination, network=network, everything=everything):
+            names = [name for name in (program, destination, network) if name is not None]
+            if len(names) + everything != 1:
+                return "say one of `program`, `destination`, `network` and `everything`"
+            if not all(0 < len(name) <= 400 for name in names):
+                return "a name has 1 to 400 characters"
         case api.Answer(number=number) if not 0 <= number < 2**63:
             return "`number` is a question's number"
     return None

@@ -21,7 +21,7 @@ from aiohttp import web
 
 from hostagent import answering, api, endpoints, listening
 from hostagent.answering import Answered, Handler
-from hostagent.desk import Desk, Refused
+from hostagent.desk import Desk
 from hostagent.endpoints import Endpoint
 from hostagent.listening import Door
 from hostagent.metrics import LoopLag, Metrics, ServerFacts
@@ -51,13 +51,13 @@ class LocalServer:
     def __init__(
         self,
         socket: Path,
-        desk: Desk | Callable[[], api.Snapshot],
-        permissions: Permissions | Callable[[api.Answer], Awaitable[None]] | None = None,
+        desk: Desk,
+        permissions: Permissions | None = None,
         metrics_listen: str = "",
     ) -> None:
         self._socket = socket
-        self._desk = desk_of(desk, None if isinstance(permissions, Permissions) else permissions)
-        self._permissions = permissions if isinstance(permissions, Permissions) else Permissions()
+        self._desk = desk
+        self._permissions = permissions if permissions is not None else Permissions()
         self._metrics_address = listening.loopback_address(metrics_listen) if metrics_listen else None
         self._latest = Latest(self._desk.snapshot, time.monotonic)
         self._feed = Feed(self._latest)
@@ -205,6 +205,7 @@ class LocalServer:
             "mode": desk.set_mode,
             "worths": desk.set_worth,
             "trust": lambda body: desk.trust(body.fingerprint),
+            "forget": desk.forget,
             "reload": lambda _: desk.reload(),
             "stop": lambda _: desk.stop(),
         }
@@ -292,30 +293,3 @@ async def _answer_openapi(request: web.Request) -> web.StreamResponse:
 async def _cancelled(task: asyncio.Task[None]) -> None:
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
-
-
-def desk_of(
-    desk: Desk | Callable[[], api.Snapshot], on_answer: Callable[[api.Answer], Awaitable[None]] | None = None
-) -> Desk:
-    """A desk that has a snapshot and takes answers, and refuses everything else."""
-    return _SmallDesk(desk, on_answer) if callable(desk) else desk
-
-
-class _SmallDesk:
-    def __init__(
-        self, snapshot: Callable[[], api.Snapshot], on_answer: Callable[[api.Answer], Awaitable[None]] | None
-    ) -> None:
-        self.snapshot = snapshot
-        self._on_answer = on_answer
-
-    async def answer(self, answer: api.Answer) -> None:
-        if self._on_answer is not None:
-            await self._on_answer(answer)
-
-    def why(self, flow: str) -> api.Why:
-        raise Refused("unknown-flow", f"nothing is known of {flow}")
-
-    async def _refuse(self, *_arguments: Any, **_named: Any) -> Any:
-        raise Refused("not-here", "this agent cannot do that")
-
-    history = statement = replay = set_mode = set_worth = trust = reload = stop = _refuse

@@ -55,6 +55,7 @@ BODIES = {
     "answers": '{"number": 3, "allow": true}',
     "mode": '{"mode": "observe"}',
     "worths": '{"program": "curl", "nanodollars_per_mb": 1}',
+    "forget": '{"everything": true}',
     "trust": json.dumps({"fingerprint": "0" * 64}),
 }
 QUERIES = {"why": "?flow=rsync", "statement": "?month=2026-11"}

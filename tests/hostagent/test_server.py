@@ -100,6 +100,7 @@ CHANGES: list[tuple[str, object]] = [
     ("set_mode", api.ModeChange(mode=api.Mode.ACT, trial_s=60)),
     ("set_worth", api.WorthChange(program="/usr/bin/curl", nanodollars_per_mb=0)),
     ("trust", "0123456789abcdef" * 4),
+    ("forget", api.Forget(program="curl")),
     ("reload", None),
     ("stop", None),
 ]
@@ -221,6 +222,9 @@ MALFORMED = [
     ("PUT", "/v1/worths", '{"program": "curl", "nanodollars_per_mb": -1}'),
     ("PUT", "/v1/worths", '{"program": "curl", "nanodollars_per_mb": 1000000000000001}'),
     ("POST", "/v1/trust", '{"fingerprint": "21fe"}'),
+    ("POST", "/v1/forget", "{}"),
+    ("POST", "/v1/forget", '{"program": "a", "everything": true}'),
+    ("POST", "/v1/forget", '{"network": ""}'),
     ("POST", "/v1/trust", '{"fingerprint": "' + "0" * 64 + '\\n"}'),
     ("POST", "/v1/reload", '{"now": true}'),
     ("POST", "/v1/stop", "null"),

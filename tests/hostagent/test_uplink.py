@@ -25,7 +25,7 @@ from dataplane.shaping.plan import NO_SHAPING, Match, Rule, ShapedLink, ShapingP
 from dataplane.shaping.trafficcontrol import TrafficControl
 from hostagent.sharing.capacity import LinkCapacity, Look, Source, Trip
 
-pytestmark = pytest.mark.netns
+pytestmark = [pytest.mark.netns, pytest.mark.exact]
 LIBC = ctypes.CDLL(None, use_errno=True)
 CLONE_NEWNET = 0x4000_0000
 SECONDS = 2.0

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import io
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import msgspec
 import pytest
+from desks import FakeDesk
 from snapshots import FLOWS, NOW_UNIX_S, flow, household, snapshot
 from textual.widgets import ContentSwitcher, Static
 from tui_driving import Script, home, keys, picture, seen, until
@@ -78,14 +79,14 @@ async def test_over_a_real_socket_it_follows_an_agent_that_goes_and_comes_back(
         assert keys(app) == ["two"]
         assert "last seen" in header(app)
         shown = snapshot(flows=(flow("three"),))
-        async with _agent(socket, lambda: shown):
+        async with _agent(socket, shown):
             await until(lambda: keys(app) == ["three"])
             assert "NOT CONNECTED" not in header(app)
 
 
 @contextlib.asynccontextmanager
-async def _agent(socket: Path, shown: Callable[[], api.Snapshot]) -> AsyncIterator[LocalServer]:
-    server = LocalServer(socket, shown)
+async def _agent(socket: Path, shown: api.Snapshot) -> AsyncIterator[LocalServer]:
+    server = LocalServer(socket, FakeDesk(shown))
     await server.start()
     try:
         yield server
