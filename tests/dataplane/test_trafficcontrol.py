@@ -26,7 +26,7 @@ from dataplane.shaping.htb import FLOW_LEAVES, HANDLE, flow_leaf_minor, leaf_min
 from dataplane.shaping.plan import NO_SHAPING, ShapedLink, ShapingPlan, TrafficClass
 from dataplane.shaping.trafficcontrol import LinkShape, TrafficControl
 
-pytestmark = [pytest.mark.netns, pytest.mark.exact]
+pytestmark = pytest.mark.netns
 
 CAP = 8_000_000
 PORT = 7000
@@ -104,6 +104,7 @@ def flood(address: str, family: int, minor: int, size: int, seconds: float) -> N
 
 
 @pytest.mark.parametrize(("family", "size"), [(4, 1500), (6, 240)])
+@pytest.mark.exact
 def test_a_cap_is_of_bytes_at_the_ip_layer(record: Path, family: int, size: int) -> None:
     control = TrafficControl(record)
     with TwoHosts() as hosts:
@@ -115,6 +116,7 @@ def test_a_cap_is_of_bytes_at_the_ip_layer(record: Path, family: int, size: int)
 
 
 @pytest.mark.parametrize("family", [4, 6])
+@pytest.mark.exact
 def test_a_cap_holds_for_packets_that_are_segmented_later(record: Path, family: int) -> None:
     """One of 64 kB would be more than 5 % of a second's bytes, and it carries a header for each of its segments."""
     control = TrafficControl(record)
@@ -156,6 +158,7 @@ def test_a_cap_holds_for_packets_that_are_segmented_later(record: Path, family: 
         hosts.left.call(control.restore)
 
 
+@pytest.mark.exact
 def test_a_link_without_a_link_layer_header_has_the_same_cap(namespace: Namespace, record: Path) -> None:
     def open_tunnel() -> int:
         opened = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK)
@@ -184,6 +187,7 @@ def test_a_link_without_a_link_layer_header_has_the_same_cap(namespace: Namespac
         os.close(tunnel)
 
 
+@pytest.mark.exact
 def test_a_rate_changes_in_place_and_no_packet_is_lost(record: Path) -> None:
     """Fifty packets wait at 64 kbit/s; at 8 Mbit/s they are gone in a moment."""
     slow = plan_of(TrafficClass(name="a", cap_bit_s=64_000), TrafficClass(name="b", flow_cap_bit_s=64_000))

@@ -23,7 +23,7 @@ from lab.namespaces import end_process
 from lab.traffic import Counted
 from neighbour.identity import NodeIdentity
 
-pytestmark = [pytest.mark.netns, pytest.mark.exact]
+pytestmark = pytest.mark.netns
 
 
 @pytest.fixture(scope="module")

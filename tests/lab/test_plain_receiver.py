@@ -15,7 +15,7 @@ from lab.audit import ask_gateway
 from lab.namespaces import end_process
 from lab.traffic import Counted
 
-pytestmark = [pytest.mark.netns, pytest.mark.exact]
+pytestmark = pytest.mark.netns
 
 AGENT_B = 'name = "B"\nkind = "host"\nshare_nanodollars = 1'
 PLAIN_B = 'name = "B"\nkind = "plain"'

@@ -5,13 +5,14 @@ from __future__ import annotations
 import pytest
 from lab_runs import Run, RunOnce
 
-pytestmark = [pytest.mark.netns, pytest.mark.exact]
+pytestmark = pytest.mark.netns
 
 X, Y = 64512, 64513
 ISP_WRITTEN = 0x800
 
 
 @pytest.mark.row("BP-02", "BP-13")
+@pytest.mark.exact
 def test_equal_payments_share_alike_whatever_tcp_does(run_once: RunOnce) -> None:
     report = run_once("congested", seconds=23).report
     assert report.ok, report.shortfall
