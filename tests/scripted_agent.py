@@ -82,6 +82,9 @@ class ScriptedDesk:
     async def trust(self, fingerprint: str) -> None:
         self._take(fingerprint)
 
+    async def forget(self, what: api.Forget) -> None:
+        self._take(what)
+
     async def reload(self) -> None:
         self._take("reload")
 

@@ -32,7 +32,7 @@ ROOT = Path(__file__).parents[2]
 STORED = ROOT / "docs" / "spec" / "openapi.json"
 REGENERATE = "python -m hostagent.openapi > docs/spec/openapi.json"
 QUERIES = {"why": {"flow": "rsync"}, "statement": {"month": "2026-11"}}
-BODIES = {"answers": "Answer", "mode": "ModeChange", "worths": "WorthChange", "trust": "Trust"}
+BODIES = {"answers": "Answer", "mode": "ModeChange", "worths": "WorthChange", "trust": "Trust", "forget": "Forget"}
 DOCUMENT = document()
 
 

@@ -65,28 +65,27 @@ async def test_over_a_real_socket_it_follows_an_agent_that_goes_and_comes_back(
     monkeypatch.setattr("tui.app.RETRY_S", 0.01)
     monkeypatch.setattr("tui.app.DRAW_S", 0.01)
     socket = tmp_path / "agent.sock"
-    shown = snapshot(flows=(flow("one"),))
+    desk = FakeDesk(snapshot(flows=(flow("one"),)))
     app = AgentApp(LocalSource(socket))
     async with app.run_test(notifications=True, size=(80, 24)):
         await until(lambda: "NOT CONNECTED" in header(app))
-        async with _agent(socket, lambda: shown) as server:
+        async with _agent(socket, desk) as server:
             await until(lambda: keys(app) == ["one"])
-            shown = snapshot(flows=(flow("two"),), sequence=2)
+            desk.shown = snapshot(flows=(flow("two"),), sequence=2)
             server.changed()
             await until(lambda: keys(app) == ["two"])
             assert "NOT CONNECTED" not in header(app)
         await until(lambda: "NOT CONNECTED" in header(app))
         assert keys(app) == ["two"]
         assert "last seen" in header(app)
-        shown = snapshot(flows=(flow("three"),))
-        async with _agent(socket, shown):
+        async with _agent(socket, FakeDesk(snapshot(flows=(flow("three"),)))):
             await until(lambda: keys(app) == ["three"])
             assert "NOT CONNECTED" not in header(app)
 
 
 @contextlib.asynccontextmanager
-async def _agent(socket: Path, shown: api.Snapshot) -> AsyncIterator[LocalServer]:
-    server = LocalServer(socket, FakeDesk(shown))
+async def _agent(socket: Path, desk: FakeDesk) -> AsyncIterator[LocalServer]:
+    server = LocalServer(socket, desk)
     await server.start()
     try:
         yield server
