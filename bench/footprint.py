@@ -103,18 +103,13 @@ def _idle(hosts: Hosts, seconds: int) -> tuple[float, float]:
             assert time.monotonic() < until_s, "the agent does not get up"
             time.sleep(0.05)
         time.sleep(SETTLE_S)
-        proc = Path(f"/proc/{_child_of(process)}")
+        proc = Path(f"/proc/{process.pid}")  # setpriv and nsenter have become the program
         before = read_usage(time.monotonic_ns(), proc)
         time.sleep(seconds)
         after = read_usage(time.monotonic_ns(), proc)
         return (after.cpu_ns - before.cpu_ns) * 100 / (after.now_ns - before.now_ns), after.memory_bytes / 1e6
     finally:
         _end(process)
-
-
-def _child_of(process: subprocess.Popen[Any]) -> int:
-    """setpriv and nsenter become the program: its number is theirs."""
-    return process.pid
 
 
 def _end(process: subprocess.Popen[Any]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from datetime import datetime, tzinfo
 from pathlib import Path
 from typing import Protocol
 from zoneinfo import ZoneInfo
@@ -62,8 +61,3 @@ def local_zone() -> ZoneInfo:
         return ZoneInfo(path.partition(_ZONES)[2])
     except (OSError, ValueError, KeyError):
         return ZoneInfo("UTC")
-
-
-def local_month(unix_s: int, zone: tzinfo) -> str:
-    """ "2026-11"."""
-    return datetime.fromtimestamp(unix_s, zone).strftime("%Y-%m")

@@ -28,12 +28,11 @@ from dataplane.shaping.plan import (
     Match,
     Protocol,
     ShapedLink,
-    ShapingPlan,
     Weight,
 )
 from hostagent.api import SOCKET_NAME
 from hostagent.payments.plan import INPUT_QUEUE, OUTPUT_QUEUE, HostPlan, UplinkPlan
-from hostagent.sharing.policy import KindTerms, NamedRule, Source, compose, rules_of_kinds
+from hostagent.sharing.policy import KindTerms, NamedRule, Source, rules_of_kinds
 from secretary.kinds import NANODOLLARS_PER_MB_OF_ONE_PER_GB, shipped_kinds
 
 OWNER = "billpay-ho"
@@ -296,12 +295,6 @@ def terms_of(configuration: Configuration, path: Path) -> Terms:
             for section in configuration.links
         ),
     )
-
-
-def shaping_plan(configuration: Configuration, path: Path) -> ShapingPlan:
-    """With the configuration's own links only, and before any person's word. Raises ConfigurationError."""
-    terms = terms_of(configuration, path)
-    return compose(terms.kinds, terms.rules, (), terms.links, {}).plan
 
 
 def _kind_terms(section: ClassSection, base: KindTerms | None, unit: int) -> KindTerms:

@@ -42,7 +42,7 @@ from hostagent.steering import Steering
 from hostagent.traffic import Second, Traffic
 from hostagent.views import SteeredView, snapshot_of
 from hostagent.whereabouts import Whereabouts
-from hostagent.why import explain
+from hostagent.why import explain, find_flow
 
 if TYPE_CHECKING:
     from hostagent.payments.paying import Paying
@@ -262,7 +262,19 @@ class Agent:
         )
 
     def why(self, flow: str) -> api.Why:
-        return explain(self.snapshot(), flow)
+        snapshot = self.snapshot()
+        found = find_flow(snapshot.flows, flow)
+        return explain(snapshot, found, self._rule_of(found))
+
+    def _rule_of(self, flow: api.Flow) -> api.Rule | None:
+        """The rule that put it into its class."""
+        counting = self._counting
+        meter = counting.traffic.meter_of(flow.flow) if counting is not None else None
+        if counting is None or meter is None:
+            return None
+        rules = counting.steering.rules
+        number = rules.rule_of(meter, counting.traffic.program_of(meter))
+        return rules.view()[number] if number is not None else None
 
     async def history(self, query: HistoryQuery) -> tuple[api.HistoryRow, ...]:
         counting = self._counting_part()

@@ -225,9 +225,9 @@ class Traffic:
         await self._running().apply(plan)
         self._plan = plan
 
-    @property
-    def plan(self) -> ShapingPlan:
-        return self._plan
+    def meter_of(self, flow: str) -> FlowMeter | None:
+        """The one that is shown as `flow`."""
+        return next((each for each in self._flows if flow_text(each.key) == flow), None)
 
     def program_of(self, flow: FlowMeter) -> Program | None:
         return self._programs.get(flow.program_number)

@@ -7,18 +7,13 @@ from hostagent import api
 from hostagent.desk import Refused
 
 
-def explain(snapshot: api.Snapshot, wanted: str) -> api.Why:
-    """What decided about one flow: the one that is called so, or the busiest of those that `wanted` is a part of.
-
-    Raises Refused.
-    """
-    flow = _find_flow(snapshot.flows, wanted)
+def explain(snapshot: api.Snapshot, flow: api.Flow, rule: api.Rule | None) -> api.Why:
+    """`rule`: that put the flow into its class; None: none did."""
     kind = next((each for each in snapshot.kinds if each.name == flow.traffic_class), None)
     network = next((each for each in snapshot.networks if each.title == flow.network), None)
-    rules = [rule for rule in snapshot.rules if rule.kind == flow.traffic_class and _names(rule, flow)]
     lines = [("program", f"{flow.program or 'nobody knows whose it is'}{f', task {flow.task}' if flow.task else ''}")]
     if kind is not None:
-        because = f"by {rules[0].source}: {rules[0].condition}" if rules else "no rule names it"
+        because = f"by {rule.source}: {rule.condition}" if rule is not None else "no rule names it"
         lines.append(("kind", f"{kind.title} ({kind.name}), {because}"))
         lines.append(("worth", f"{show_nanodollars(kind.worth_nanodollars_per_mb * 1000)} a gigabyte"))
         lines.append(("share", f"weight {kind.weight} on a busy link; {kind.reason}"))
@@ -39,7 +34,8 @@ def explain(snapshot: api.Snapshot, wanted: str) -> api.Why:
     return api.Why(flow=flow.flow, lines=tuple(api.WhyLine(question=what, answer=text) for what, text in lines))
 
 
-def _find_flow(flows: tuple[api.Flow, ...], wanted: str) -> api.Flow:
+def find_flow(flows: tuple[api.Flow, ...], wanted: str) -> api.Flow:
+    """The one that is called so, or the busiest of those that `wanted` is a part of. Raises Refused."""
     exact = [flow for flow in flows if flow.flow == wanted]
     found = exact or [flow for flow in flows if wanted in flow.flow or wanted == flow.program]
     if not found:
@@ -48,13 +44,6 @@ def _find_flow(flows: tuple[api.Flow, ...], wanted: str) -> api.Flow:
     if len(ends) > 1 and not all(flow.program == wanted for flow in found):
         raise Refused("unknown-flow", f"{len(ends)} flows are called {wanted!r}, as {found[0].flow}: say more of it")
     return max(found, key=lambda flow: (flow.active, flow.rate_bit_s + flow.received_bit_s, flow.bytes))
-
-
-def _names(rule: api.Rule, flow: api.Flow) -> bool:
-    """Whether a rule's condition is about the flow's program, or about no program at all."""
-    parts = dict(part.split(" ", 1) for part in rule.condition.split(", ") if " " in part)
-    program = parts.get("program", "").rpartition("/")[2]
-    return program in ("", flow.program) and parts.get("task", flow.task) == flow.task
 
 
 def _metered_text(network: api.Network) -> str:

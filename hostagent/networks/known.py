@@ -10,7 +10,6 @@ A gateway is trusted at the network where it was met. Several can be, where one 
 
 from __future__ import annotations
 
-import contextlib
 import enum
 import os
 from collections.abc import Iterable, Sequence
@@ -20,6 +19,7 @@ from typing import Final
 import msgspec
 
 from billpay.errors import EnvironmentFault
+from hostagent.keeping import write_whole
 from hostagent.networks.situation import printable
 
 FILE_NAME: Final = "networks.json"
@@ -261,19 +261,7 @@ class KnownFile:
     def save(self, known: KnownNetworks) -> None:
         """Whole or not at all. Raises EnvironmentFault."""
         data = msgspec.json.format(msgspec.json.encode(_File(version=VERSION, networks=known.networks)), indent=1)
-        temporary = self.path.with_name(f"{self.path.name}.{os.getpid()}.new")
-        try:
-            temporary.unlink(missing_ok=True)
-            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, self.path)
-        except OSError as error:
-            with contextlib.suppress(OSError):
-                temporary.unlink(missing_ok=True)
-            raise EnvironmentFault("write", str(self.path), error.strerror or error) from error
+        write_whole(self.path, data)
         known.is_changed = False
 
     def _put_aside(self, error: Exception) -> str:

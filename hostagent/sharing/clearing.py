@@ -108,9 +108,3 @@ class InternalAccount:
     @property
     def total_parts(self) -> int:
         return sum(self.parts.values())
-
-    def keep_only(self, names: frozenset[str], rest: str) -> None:
-        """Bounded: whoever is gone is summed up under `rest`."""
-        gone = [name for name in self.parts if name not in names and name != rest]
-        for name in gone:
-            self.parts[rest] = self.parts.get(rest, 0) + self.parts.pop(name)

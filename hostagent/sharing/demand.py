@@ -1,4 +1,4 @@
-"""What each kind of traffic and each program wants of each link, out of an engine's cumulative counts.
+"""What each kind of traffic wants of each link, out of an engine's cumulative counts of flows.
 
 Decides: what is new since the last look, and what a rate is. A count that fell is a new start (another engine, a flow's
 place used again) and counts whole. Refuses to know: engines, clocks, prices. Pure; times are the readings' own.
@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
-from dataplane.metering import FlowKey, FlowMeter, Program, Reading, Tally
+from dataplane.metering import FlowKey, FlowMeter, Reading, Tally
 
 NS_PER_S: Final = 1_000_000_000
 
@@ -34,10 +34,7 @@ class RateOf(NamedTuple):
 class Moves:
     """What moved between two looks. `kinds`: by interface index and class number; `flows` are those that moved."""
 
-    elapsed_ns: int
     kinds: Mapping[tuple[int, int], Moved]
-    programs: Mapping[Program, Moved]
-    links: Mapping[str, Moved]
     new_flows: tuple[FlowMeter, ...]
 
 
@@ -46,33 +43,14 @@ class Demands:
 
     def __init__(self) -> None:
         self._flows: dict[FlowKey, tuple[int, int]] = {}
-        self._programs: dict[Program, Moved] = {}
-        self._links: dict[str, tuple[int, int]] = {}
-        self._last_ns: int | None = None
         self._flows_ns: int | None = None
         self._rates: dict[tuple[int, int], RateOf] = {}
         self.kind_totals: dict[int, Moved] = {}
 
     def look(self, reading: Reading, flows: Iterable[FlowMeter] | None) -> Moves:
         """`flows` None: they were not read this time; rates of kinds stay as they were."""
-        elapsed = reading.now_ns - self._last_ns if self._last_ns is not None else 0
-        self._last_ns = reading.now_ns
-        programs: dict[Program, Moved] = {}
-        totals: dict[Program, Moved] = {}
-        for meter in reading.programs:
-            counts = Moved(meter.sent.bytes, meter.received.bytes)
-            totals[meter.program] = totals.get(meter.program, Moved()).plus(counts)
-        for program, total in totals.items():
-            if moved := _grown(self._programs.get(program), total):
-                programs[program] = moved
-        self._programs = dict(totals)
-        links = {}
-        for link in reading.links:
-            if moved := _grown(self._links.get(link.interface), _moved(link.sent, link.received)):
-                links[link.interface] = moved
-        self._links = {link.interface: (link.sent.bytes, link.received.bytes) for link in reading.links}
         kinds, new = self._look_at_flows(flows, reading.now_ns) if flows is not None else ({}, ())
-        return Moves(elapsed_ns=elapsed, kinds=kinds, programs=programs, links=links, new_flows=new)
+        return Moves(kinds=kinds, new_flows=new)
 
     def rate(self, interface_index: int, traffic_class: int) -> RateOf:
         return self._rates.get((interface_index, traffic_class), RateOf())

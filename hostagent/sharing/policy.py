@@ -89,9 +89,6 @@ class Policy:
     sources: tuple[Source, ...]
     verdicts: Mapping[str, Verdict]
 
-    def kind_named(self, name: str) -> KindTerms | None:
-        return next((kind for kind in self.kinds if kind.name == name), None)
-
 
 RUNS: Final = Verdict()
 
