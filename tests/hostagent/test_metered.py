@@ -23,7 +23,6 @@ from dataplane.metering import Reading
 from dataplane.shaping.plan import Match, ShapedLink
 from hostagent.api import KindState
 from hostagent.sharing.dataplan import Beyond, DataPlan, Judgement, PlanKind
-from hostagent.sharing.demand import Demands
 from hostagent.sharing.periods import Cycle
 from hostagent.sharing.planbook import PlanBook, Voucher
 from hostagent.sharing.policy import KindTerms, NamedRule, Source, Verdict, compose
@@ -109,7 +108,7 @@ class Metered:
     def __init__(self, engine: HostEngine) -> None:
         self.engine = engine
         self.book = PlanBook(PLAN, [PlanKind.of(kind) for kind in KINDS], ZoneInfo("Europe/Berlin"), unix_s=NIGHT)
-        self.demands = Demands()
+        self.counted: dict[str, tuple[int, int]] = {}
         self.unix_s = NIGHT
         self.judgement: Judgement = self.book.judge(NIGHT)
         self.policy = compose(KINDS, RULES, (), LINKS, {})
@@ -118,15 +117,22 @@ class Metered:
     async def second(self, *, apply: bool) -> None:
         await self.engine.on_second()
         self.reading = await self.engine.read()
-        moves = self.demands.look(self.reading, None)
-        moved: dict[str, tuple[int, int]] = {}
-        for program, (sent, received) in moves.programs.items():
-            name = program.executable.rpartition("/")[2]
+        counted: dict[str, tuple[int, int]] = {}
+        for meter in self.reading.programs:
+            name = meter.program.executable.rpartition("/")[2]
             kind = name if name in ("call", "backup") else "default"
-            was = moved.get(kind, (0, 0))
-            moved[kind] = (was[0] + sent, was[1] + received)
+            sent, received = counted.get(kind, (0, 0))
+            counted[kind] = (sent + meter.sent.bytes, received + meter.received.bytes)
+        before, self.counted = self.counted, counted
+        nothing = (0, 0)
         self.unix_s += 1
-        self.book.add(moved, unix_s=self.unix_s)
+        self.book.add(
+            {
+                kind: (sent - before.get(kind, nothing)[0], received - before.get(kind, nothing)[1])
+                for kind, (sent, received) in counted.items()
+            },
+            unix_s=self.unix_s,
+        )
         self.judgement = self.book.judge(self.unix_s)
         policy = compose(KINDS, RULES, (), LINKS, within_reach(self.judgement.verdicts))
         if apply and policy.plan != self.policy.plan:
