@@ -96,7 +96,7 @@ def process_behind(socket: Path) -> int | None:
     """A descriptor of the process that listens there; None where it cannot be seen (another PID namespace)."""
     import socket as sockets
 
-    from hostagent.permissions import peer_of
+    from dataplane.peers import peer_of
 
     try:
         with sockets.socket(sockets.AF_UNIX) as connection:

@@ -19,13 +19,14 @@ from typing import Any, Final
 import msgspec
 from aiohttp import web
 
+from dataplane.peers import Peer, peer_of
 from hostagent import answering, api, endpoints, listening
 from hostagent.answering import Answered, Handler
 from hostagent.desk import Desk
 from hostagent.endpoints import Endpoint
 from hostagent.listening import Door
 from hostagent.metrics import LoopLag, Metrics, ServerFacts
-from hostagent.permissions import Peer, Permissions, Right, peer_of
+from hostagent.permissions import Permissions, Right
 from hostagent.streams import HEARTBEAT, Feed, Frame, Latest
 
 LOG = logging.getLogger("hostagent")

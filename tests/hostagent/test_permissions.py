@@ -19,11 +19,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from billpay.errors import ConfigurationError
-from hostagent import api, permissions
+from dataplane import peers
+from dataplane.peers import OVERFLOW_ID, Peer, Who, peer_of
+from hostagent import api
 from hostagent.client import LocalClient, NotAllowed
 from hostagent.endpoints import ENDPOINTS, Endpoint
 from hostagent.listening import PRIVATE_MODE, PUBLIC_MODE
-from hostagent.permissions import OVERFLOW_ID, Peer, Permissions, Right, Who, peer_of, permissions_of
+from hostagent.permissions import Permissions, Right, permissions_of
 from hostagent.server import STRANGERS_CONNECTIONS, LocalServer
 
 READER, SPENDER, STRANGER, MEMBER = 4001, 4002, 4003, 4004
@@ -190,8 +192,8 @@ def test_the_kernel_says_who_is_at_the_other_end() -> None:
 
 
 def test_groups_that_cannot_be_read_are_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(permissions, "GROUPS_BYTES", 1)
-    monkeypatch.setattr(permissions, "SO_PEERGROUPS", 9999)
+    monkeypatch.setattr(peers, "GROUPS_BYTES", 1)
+    monkeypatch.setattr(peers, "SO_PEERGROUPS", 9999)
     ours, theirs = sockets.socketpair(sockets.AF_UNIX)
     with ours, theirs:
         assert peer_of(ours).groups == frozenset()
