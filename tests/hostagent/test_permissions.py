@@ -19,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from billpay.errors import ConfigurationError
-from dataplane import peers
+from dataplane import peers as reading_peers
 from dataplane.peers import OVERFLOW_ID, Peer, Who, peer_of
 from hostagent import api
 from hostagent.client import LocalClient, NotAllowed
@@ -192,8 +192,8 @@ def test_the_kernel_says_who_is_at_the_other_end() -> None:
 
 
 def test_groups_that_cannot_be_read_are_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(peers, "GROUPS_BYTES", 1)
-    monkeypatch.setattr(peers, "SO_PEERGROUPS", 9999)
+    monkeypatch.setattr(reading_peers, "GROUPS_BYTES", 1)
+    monkeypatch.setattr(reading_peers, "SO_PEERGROUPS", 9999)
     ours, theirs = sockets.socketpair(sockets.AF_UNIX)
     with ours, theirs:
         assert peer_of(ours).groups == frozenset()
