@@ -37,7 +37,8 @@ import msgspec
 from billpay.money import PICODOLLARS_PER_NANODOLLAR, show_nanodollars
 from billpay.tariffs import PerByte
 from hostagent import api
-from hostagent.sharing.budgets import (
+from hostagent.sharing.policy import KindTerms, Verdict
+from secretary.money.budgets import (
     THRESHOLDS_PERCENT,
     Announcement,
     per_month,
@@ -45,8 +46,7 @@ from hostagent.sharing.budgets import (
     show_bytes,
     still_told,
 )
-from hostagent.sharing.periods import PPM, Cycle, Period
-from hostagent.sharing.policy import KindTerms, Verdict
+from secretary.money.periods import PPM, Cycle, Period
 
 BYTES_PER_MB: Final = 1_000_000
 BITS_PER_BYTE: Final = 8

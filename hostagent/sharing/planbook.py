@@ -22,9 +22,9 @@ from zoneinfo import ZoneInfo
 
 import msgspec
 
-from hostagent.sharing.budgets import next_period
 from hostagent.sharing.dataplan import DataPlan, Judgement, Outlook, PlanKind, PlanMemory, Usage, judge
-from hostagent.sharing.periods import Cycle, Period, Schedule, dates_between, day_at, local_date
+from secretary.money.budgets import next_period
+from secretary.money.periods import Cycle, Period, Schedule, dates_between, day_at, local_date
 
 DAYS_KEPT: Final = 28
 DAYS_LOOKED_AT: Final = 7

@@ -35,10 +35,10 @@ from hostagent.sharing.dataplan import (
     risk_of_need,
     show_month,
 )
-from hostagent.sharing.periods import Cycle, Period, Schedule, day_at
 from hostagent.sharing.planbook import BookState, DayUse, PlanBook, Voucher, look_ahead, typical_day
 from hostagent.sharing.policy import KindTerms
 from secretary.kinds import shipped_kinds
+from secretary.money.periods import Cycle, Period, Schedule, day_at
 
 BERLIN = ZoneInfo("Europe/Berlin")
 HOUR, DAY = 3600, 86_400

@@ -9,7 +9,8 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from hostagent.api import Term
-from hostagent.sharing.words import WORDS_MAX, Moment, Words
+from hostagent.sharing.words import WORDS_MAX, Words
+from secretary.transfers import Moment
 
 NOW = Moment(unix_s=1_795_000_000, boot_ns=50_000_000_000_000, boot="b1", zone=UTC)
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hostagent.sharing.periods import Cycle, Period, Schedule, dates_between, day_at, local_date
+from secretary.money.periods import Cycle, Period, Schedule, dates_between, day_at, local_date
 
 HOUR = 3600
 BERLIN = ZoneInfo("Europe/Berlin")

@@ -11,10 +11,9 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass
-from datetime import date, datetime, timedelta
+from datetime import date, datetime, timedelta, tzinfo
 from functools import lru_cache
 from typing import Final
-from zoneinfo import ZoneInfo
 
 PPM: Final = 1_000_000
 RESET_DAY_MAX: Final = 28
@@ -24,7 +23,7 @@ _ONE_DAY: Final = timedelta(days=1)
 
 
 class Cycle(enum.Enum):
-    """The values are those of `api.Budget.period`."""
+    """The values are those of `period` in the local API's budgets."""
 
     DAY = "day"
     WEEK = "week"
@@ -58,7 +57,7 @@ class Schedule:
     """When periods begin. `reset_day`: of the month, or of the week (1 = Monday); a day needs none."""
 
     cycle: Cycle
-    zone: ZoneInfo
+    zone: tzinfo
     reset_day: int = 1
 
     def __post_init__(self) -> None:
@@ -94,18 +93,18 @@ class Schedule:
         return (first.replace(day=1) + timedelta(days=31)).replace(day=self.reset_day)
 
 
-def day_at(unix_s: int, zone: ZoneInfo) -> Period:
+def day_at(unix_s: int, zone: tzinfo) -> Period:
     """The local day of an instant."""
     return Schedule(cycle=Cycle.DAY, zone=zone).at(unix_s)
 
 
 @lru_cache(maxsize=1024)
-def date_start_unix_s(day: date, zone: ZoneInfo) -> int:
+def date_start_unix_s(day: date, zone: tzinfo) -> int:
     """The first instant of a local date, as a whole second."""
     return int(datetime(day.year, day.month, day.day, tzinfo=zone).timestamp())
 
 
-def local_date(unix_s: int, zone: ZoneInfo) -> date:
+def local_date(unix_s: int, zone: tzinfo) -> date:
     """The latest date that has begun. Where a clock goes back over midnight, the new date stays."""
     day = datetime.fromtimestamp(unix_s, zone).date()
     if date_start_unix_s(day + _ONE_DAY, zone) <= unix_s:
@@ -118,7 +117,7 @@ def dates_between(first: date, after: date) -> list[date]:
     return [first + timedelta(days=number) for number in range((after - first).days)]
 
 
-def _next_real_date(day: date, zone: ZoneInfo) -> date:
+def _next_real_date(day: date, zone: tzinfo) -> date:
     """The next date with an instant of its own: islands have left one out when they changed sides."""
     following = day + _ONE_DAY
     while date_start_unix_s(following, zone) <= date_start_unix_s(day, zone):
