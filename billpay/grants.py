@@ -2,6 +2,7 @@
 
 Decides by the caps of the signed grant alone: sum, rate, validity. Refuses to know MACs, packets and clocks; what was
 spent is kept in the caller's crash-proof counters and passed in. Integers only: the bucket is in nanodollar·ns.
+Also: whether a receipt is the word of the gateway that the grant names, and its last one.
 
 Source: Bill-Pay 2.4 (a hijacked host can spend no more than its secretary authorised); ARCHITECTURE, "grant".
 """
@@ -10,7 +11,9 @@ from __future__ import annotations
 
 import enum
 
-from billpay.messages import Grant
+from billpay.errors import RemoteProtocolError
+from billpay.messages import Grant, GrantReceipt, Signed
+from billpay.signing import fingerprint_of, verify
 
 NS_PER_S = 1_000_000_000
 
@@ -102,3 +105,18 @@ class GrantGate:
             tokens = self._tokens + elapsed * self._rate
             self._tokens = tokens if tokens < self._burst else self._burst
             self._last_ns = now_ns
+
+
+def verify_receipt(signed: Signed, public_key: bytes, gateway: str, *, final: bool = True) -> GrantReceipt:
+    """What was spent of a grant, by the word of the gateway that it names.
+
+    `gateway` is the fingerprint in the grant (never one that came with the receipt); `public_key` (raw) may come from
+    anybody, since its fingerprint has to be that one. Raises RemoteProtocolError: `other-gateway`, `not-final`, and the
+    codes of `billpay.signing.verify`.
+    """
+    if not gateway or fingerprint_of(public_key) != gateway:
+        raise RemoteProtocolError("other-gateway", "the receipt is of another gateway than the grant names")
+    receipt = verify(signed, public_key, GrantReceipt)
+    if final and not receipt.final:
+        raise RemoteProtocolError("not-final", f"grant {receipt.grant[:8]}… is still open: more may be spent")
+    return receipt

@@ -30,6 +30,7 @@ class AccountKind(enum.Enum):
     UNCONFIRMED_SENT = "unconfirmed-sent"  # credit: we sent it, the neighbour has not counted it: on the wire, or lost
     UNCONFIRMED_RECEIVED = "unconfirmed-received"  # debit: we received it, the neighbour has not counted it as sent
     LINK_LOSS = "link-loss"  # credit: sent, named as lost on the link, not owed
+    OVER_CEILING = "over-ceiling"  # credit: sent above our organisation's ceiling and cut off there, not owed
     DISPUTED = "disputed"  # debit: received by our count, beyond what the neighbour says that it sent
     TOLL_INCOME = "toll-income"  # credit
     KEPT_ON_DROP = "kept-on-drop"  # credit: payments of packets that were dropped inside

@@ -22,6 +22,9 @@ and for answerer → caller by
 
     answer.sent − closing.received  ≤  L  ≤  answer.sent − opening.received.
 
+where `received` includes what the receiver cut off: a packet that carries more than the ceiling of its sender's
+organisation is taken for the ceiling, and both sides book the rest by its own name, neither lost nor owed.
+
 What is on the wire widens a bracket and makes no difference.  The total that was named so far is left alone while
 it lies inside the bracket.  If it lies outside in two intervals running, it moves to the nearest bound of both, and
 the step is a line with the first of the two intervals: a packet that the statement overtook is back in the next
@@ -65,6 +68,11 @@ class Reading:
     received_nanodollars: int = 0
     sent_packets: int = 0
     received_packets: int = 0
+    cut_nanodollars: int = 0  # arrived above the ceiling of the sender's organisation, and was cut off
+
+    @property
+    def arrived_nanodollars(self) -> int:
+        return self.received_nanodollars + self.cut_nanodollars
 
     def went_back_since(self, earlier: Reading) -> bool:
         return (
@@ -72,6 +80,7 @@ class Reading:
             or self.received_nanodollars < earlier.received_nanodollars
             or self.sent_packets < earlier.sent_packets
             or self.received_packets < earlier.received_packets
+            or self.cut_nanodollars < earlier.cut_nanodollars
         )
 
 
@@ -109,7 +118,7 @@ class DifferenceLine:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bracket:
-    """The bounds of sent − received of one direction at the end of an interval, wire excluded."""
+    """The bounds of sent − arrived of one direction at the end of an interval, wire excluded."""
 
     interval: int = 0
     low_nanodollars: int = 0
@@ -139,6 +148,7 @@ def reading_of(sample: Statement | Closing) -> Reading:
         received_nanodollars=sample.received_nanodollars,
         sent_packets=sample.sent_packets,
         received_packets=sample.received_packets,
+        cut_nanodollars=sample.cut_nanodollars,
     )
 
 
@@ -177,8 +187,8 @@ def compare(state: ComparisonState, current: Round) -> tuple[ComparisonState, tu
         Direction.FORWARD,
         Bracket(
             interval=current.interval,
-            low_nanodollars=current.opening.sent_nanodollars - current.answer.received_nanodollars,
-            high_nanodollars=current.closing.sent_nanodollars - current.answer.received_nanodollars,
+            low_nanodollars=current.opening.sent_nanodollars - current.answer.arrived_nanodollars,
+            high_nanodollars=current.closing.sent_nanodollars - current.answer.arrived_nanodollars,
         ),
     )
     backward, backward_lines = _compare_direction(
@@ -186,8 +196,8 @@ def compare(state: ComparisonState, current: Round) -> tuple[ComparisonState, tu
         Direction.BACKWARD,
         Bracket(
             interval=current.interval,
-            low_nanodollars=current.answer.sent_nanodollars - current.closing.received_nanodollars,
-            high_nanodollars=current.answer.sent_nanodollars - current.opening.received_nanodollars,
+            low_nanodollars=current.answer.sent_nanodollars - current.closing.arrived_nanodollars,
+            high_nanodollars=current.answer.sent_nanodollars - current.opening.arrived_nanodollars,
         ),
     )
     after = ComparisonState(interval=current.interval, forward=forward, backward=backward)

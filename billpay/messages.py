@@ -34,11 +34,21 @@ Name = Annotated[str, msgspec.Meta(min_length=1, max_length=64, pattern=r"^[A-Za
 Text = Annotated[str, msgspec.Meta(max_length=400)]
 Fingerprint = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}$", description="SHA-256 of the raw public key")]
 Address = Annotated[str, msgspec.Meta(min_length=2, max_length=45)]
+GrantId = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{32}$")]
 
 
 @dataclass_transform(frozen_default=True, kw_only_default=True)
 class Message(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Base of everything that crosses a process, host or file boundary."""
+
+
+class Signed(Message, frozen=True, kw_only=True):
+    """A signed document: canonical bytes, who signed, Ed25519 signature over `kind ‖ 0 ‖ document`."""
+
+    kind: Name  # "statement", "grant", …: a signature for one kind is worth nothing for another
+    document: Annotated[bytes, msgspec.Meta(max_length=65536)]
+    signer: Fingerprint
+    signature: Annotated[bytes, msgspec.Meta(min_length=64, max_length=64)]
 
 
 # --- who is there -----------------------------------------------------------------------------------------------------
@@ -102,7 +112,7 @@ class Grant(Message, frozen=True, kw_only=True):
     `key` is the 128-bit MAC key in hex: it goes to the gateway inside TLS and to the host's data plane, nowhere else.
     """
 
-    grant: Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{32}$")]
+    grant: GrantId
     serial: Count
     kind: GrantKind
     flow: FlowSelector
@@ -127,7 +137,7 @@ class GrantState(enum.Enum):
 
 
 class GrantUsage(Message, frozen=True, kw_only=True):
-    """Answer to PUT, GET and DELETE /v1/grants/{id}: what the gateway's books say of a grant."""
+    """What the gateway's books say of a grant; not signed."""
 
     grant: str
     serial: Count
@@ -135,6 +145,61 @@ class GrantUsage(Message, frozen=True, kw_only=True):
     spent_nanodollars: Sum
     packets: Count
     refused_packets: Count  # failed MAC, over a cap, expired: forwarded unpaid
+
+
+class GrantTerms(Message, frozen=True, kw_only=True):
+    """Answer to PUT /v1/grants/{id}: how the grant is open, under the ceilings of the host's organisation.
+
+    A packet that carries more than `max_amount` is cut to it; the caps are the grant's own or the ceiling's.
+    """
+
+    usage: GrantUsage
+    max_amount: Amount
+    cap_nanodollars: Sum
+    rate_nanodollars_per_s: Sum
+    burst_nanodollars: Sum
+
+
+class GrantReceipt(Message, frozen=True, kw_only=True):
+    """What a gateway says under its own signature that was spent of a grant; by it the secretary frees the rest.
+
+    Final: the grant is closed and never opens again there, so that `spent_nanodollars` grows no more.
+    """
+
+    grant: GrantId
+    serial: Count
+    final: bool
+    spent_nanodollars: Sum
+    packets: Count
+    refused_packets: Count
+    unix_s: UnixSeconds
+
+
+class SignedUsage(Message, frozen=True, kw_only=True):
+    """Answer to GET and DELETE /v1/grants/{id}: the usage, and the same as a signed `GrantReceipt`.
+
+    `public_key` is the gateway's, raw: the fingerprint that the grant names is its SHA-256.
+    """
+
+    usage: GrantUsage
+    receipt: Signed
+    public_key: Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
+
+
+class KeySuccession(Message, frozen=True, kw_only=True):
+    """A secretary's new signing key, signed by its old one: from now on grants of the new key only are taken."""
+
+    old: Fingerprint
+    new_certificate: Annotated[str, msgspec.Meta(min_length=1, max_length=4096)]  # PEM
+    serial: Count  # grows with each succession
+    signed_unix_s: UnixSeconds
+
+
+class SecretaryKey(Message, frozen=True, kw_only=True):
+    """Answer to GET and PUT /v1/secretary-key: whose grants the gateway takes from this host now."""
+
+    fingerprint: Fingerprint
+    serial: Count  # of the last succession; 0: the key that the gateway was configured with
 
 
 # --- accounts ---------------------------------------------------------------------------------------------------------
@@ -151,12 +216,15 @@ class Closing(Message, frozen=True, kw_only=True):
     received_nanodollars: Sum
     sent_packets: Count
     received_packets: Count
+    cut_nanodollars: Sum = 0
 
 
 class Statement(Message, frozen=True, kw_only=True):
     """One side's cumulative counters of a link at the end of an interval. Sent and received are the issuer's own view.
 
-    Money that belongs to no packet is not in it. `closing` and `settled_number` default to "nothing yet".
+    Money that belongs to no packet is not in it. `cut_nanodollars` arrived above the ceiling of the sender's
+    organisation and was cut off: it was sent, but neither received nor owed nor lost. `closing` and `settled_number`
+    default to "nothing yet".
     """
 
     link: Name
@@ -168,6 +236,7 @@ class Statement(Message, frozen=True, kw_only=True):
     received_nanodollars: Sum
     sent_packets: Count  # packets with a payment above 0
     received_packets: Count
+    cut_nanodollars: Sum = 0
     closing: Closing | None = None  # of the caller's last answered interval; an answering side has none
     settled_number: Count = 0  # the last of the peer's settlements that the issuer has posted
 
@@ -184,15 +253,6 @@ class Settlement(Message, frozen=True, kw_only=True):
     through_interval: Count
     reason: Annotated[str, msgspec.Meta(pattern=r"^(threshold|period)$")]
     ordered_unix_s: UnixSeconds
-
-
-class Signed(Message, frozen=True, kw_only=True):
-    """A signed document: canonical bytes, who signed, Ed25519 signature over `kind ‖ 0 ‖ document`."""
-
-    kind: Name  # "statement", "grant", …: a signature for one kind is worth nothing for another
-    document: Annotated[bytes, msgspec.Meta(max_length=65536)]
-    signer: Fingerprint
-    signature: Annotated[bytes, msgspec.Meta(min_length=64, max_length=64)]
 
 
 class StatementReply(Message, frozen=True, kw_only=True):

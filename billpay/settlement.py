@@ -222,21 +222,38 @@ def claim_nanodollars(own: Reading, position: LinkPosition) -> int:
 # --- the transfers of a link ------------------------------------------------------------------------------------------
 
 
+NOTHING_COUNTED: Final = Reading()
+NOTHING_AGREED: Final = Agreed()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RoundTotals:
+    """One interval as we book it: our own reading, what was agreed, and what the neighbour had cut off by then."""
+
+    own: Reading = NOTHING_COUNTED
+    agreed: Agreed = NOTHING_AGREED
+    cut_by_peer_nanodollars: int = 0
+
+
 def interval_transfers(
-    link: str, interval: int, role: Role, *, before: tuple[Reading, Agreed], after: tuple[Reading, Agreed]
+    link: str, interval: int, role: Role, *, before: RoundTotals, after: RoundTotals
 ) -> tuple[Transfer, ...]:
-    """What one interval adds to our accounts: our own counters, split into what is agreed and what is unconfirmed."""
-    own_before, agreed_before = before
-    own_after, agreed_after = after
+    """What one interval adds to our accounts: our own counters, split into what is agreed, what the neighbour cut off
+    above our organisation's ceiling, and what is unconfirmed.
+    """
+    own_before, agreed_before = before.own, before.agreed
+    own_after, agreed_after = after.own, after.agreed
     forward = agreed_after.forward_nanodollars - agreed_before.forward_nanodollars
     backward = agreed_after.backward_nanodollars - agreed_before.backward_nanodollars
     owed_by_us, owed_by_peer = (forward, backward) if role is Role.CALLER else (backward, forward)
     sent = own_after.sent_nanodollars - own_before.sent_nanodollars
     received = own_after.received_nanodollars - own_before.received_nanodollars
+    cut = _cut_of_ours(role, after) - _cut_of_ours(role, before)
     traffic = Account(AccountKind.TRAFFIC)
     accounts = (
         ("payable", traffic, Account(AccountKind.PAYABLE, link), owed_by_us),
-        ("unconfirmed-sent", traffic, Account(AccountKind.UNCONFIRMED_SENT, link), sent - owed_by_us),
+        ("over-ceiling", traffic, Account(AccountKind.OVER_CEILING, link), cut),
+        ("unconfirmed-sent", traffic, Account(AccountKind.UNCONFIRMED_SENT, link), sent - owed_by_us - cut),
         ("receivable", Account(AccountKind.RECEIVABLE, link), traffic, owed_by_peer),
         ("unconfirmed-received", Account(AccountKind.UNCONFIRMED_RECEIVED, link), traffic, received - owed_by_peer),
     )
@@ -245,6 +262,12 @@ def interval_transfers(
         for name, debit, credit, delta in accounts
         for transfer in shift(f"{link}/{interval}/{name}", debit=debit, credit=credit, delta_nanodollars=delta)
     )
+
+
+def _cut_of_ours(role: Role, totals: RoundTotals) -> int:
+    """Of what we had sent by our reading. The neighbour read later: what it cut meanwhile is booked afterwards."""
+    owed = totals.agreed.forward_nanodollars if role is Role.CALLER else totals.agreed.backward_nanodollars
+    return min(totals.cut_by_peer_nanodollars, totals.own.sent_nanodollars - owed)
 
 
 def line_transfers(link: str, role: Role, line: DifferenceLine) -> tuple[Transfer, ...]:

@@ -19,7 +19,18 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from billpay.errors import LocalProtocolError, RemoteProtocolError
-from billpay.messages import Echo, Grant, Message, OadDescription, Settlement, Signed, Statement, Tariff
+from billpay.messages import (
+    Echo,
+    Grant,
+    GrantReceipt,
+    KeySuccession,
+    Message,
+    OadDescription,
+    Settlement,
+    Signed,
+    Statement,
+    Tariff,
+)
 
 SEED_BYTES: Final = 32
 PUBLIC_KEY_BYTES: Final = 32
@@ -31,6 +42,8 @@ _KINDS: Final[dict[type[Message], str]] = {
     Tariff: "tariff",
     OadDescription: "oad-description",
     Settlement: "settlement",
+    GrantReceipt: "grant-receipt",
+    KeySuccession: "key-succession",
 }
 
 MessageT = TypeVar("MessageT", bound=Message)

@@ -39,7 +39,11 @@ class SettlementLine(AdminValue, frozen=True, kw_only=True):
 
 
 class LinkStatus(AdminValue, frozen=True, kw_only=True):
-    """A link: what packets did on it, what the two books say, and who owes whom. `peer_*`: by its last statement."""
+    """A link: what packets did on it, what the two books say, and who owes whom. `peer_*`: by its last statement.
+
+    `cut_*`: above the ceiling of the host's organisation, cut off and not owed. `role_refused_*`: what a host offered
+    that its role does not let it pay; it went on unpaid.
+    """
 
     name: str
     neighbour: str
@@ -56,6 +60,11 @@ class LinkStatus(AdminValue, frozen=True, kw_only=True):
     dropped_packets: int
     marked_packets: int
     unpaid_packets: int
+    role: str  # of a host: "payer", "mirror" or "never"; of others ""
+    role_refused_packets: int
+    role_refused_nanodollars: int
+    cut_packets: int
+    cut_nanodollars: int
     peer_sent_nanodollars: int | None
     peer_received_nanodollars: int | None
     owed_by_us_nanodollars: int

@@ -20,14 +20,25 @@ class Tick(_Tagged, frozen=True, kw_only=True):
 
 
 class OpenGrant(_Tagged, frozen=True, kw_only=True):
-    """A verified grant of the host behind `link`: opens it, or replaces an older serial."""
+    """A verified grant of the host behind `link`: opens it, or replaces an older serial.
+
+    `closed`: it pays nothing any more; what was spent of it is still asked for.
+    """
 
     link: str
     grant: Grant
+    closed: bool = False
 
 
 class CloseGrant(_Tagged, frozen=True, kw_only=True):
-    """Of the host behind `link`; another's grant is as good as unknown."""
+    """Of the host behind `link`, for ever; another's grant is as good as unknown."""
+
+    link: str
+    grant: str
+
+
+class ForgetGrant(_Tagged, frozen=True, kw_only=True):
+    """A closed one, with its counters: its receipt is written, and who opens grants knows that it is closed."""
 
     link: str
     grant: str
@@ -50,7 +61,7 @@ class AskReport(_Tagged, frozen=True, kw_only=True):
     """For the admin API, price queries and tariff pushes."""
 
 
-Command = Tick | OpenGrant | CloseGrant | AskGrant | SetLink | AskReport
+Command = Tick | OpenGrant | CloseGrant | ForgetGrant | AskGrant | SetLink | AskReport
 
 
 class Done(_Tagged, frozen=True, kw_only=True):

@@ -17,7 +17,7 @@ from billpay.errors import ConfigurationError
 from billpay.messages import AsNumber, Name, Text
 from billpay.tolls import TollSchedule
 from dataplane.links import read_link
-from gateway.plan import AlternativePlan, GatewayPlan, LinkPlan, MarkingRule, Peer, RoutePlan
+from gateway.plan import AlternativePlan, Ceiling, GatewayPlan, HostRole, LinkPlan, MarkingRule, Peer, RoutePlan
 from gateway.scheduler import QUANTUM_BYTES
 
 Nanodollars = Annotated[int, msgspec.Meta(ge=0, le=10**9)]
@@ -58,6 +58,19 @@ class TollSection(Section, frozen=True, kw_only=True):
     target_utilisation_ppm: Annotated[int, msgspec.Meta(ge=100_000, le=1_000_000)] = 950_000
 
 
+class CeilingSection(Section, frozen=True, kw_only=True):
+    """None: no ceiling."""
+
+    packet_nanodollars: Annotated[int, msgspec.Meta(ge=0, le=0xFFFFFF)] | None = None
+    grant_nanodollars: Annotated[int, msgspec.Meta(ge=0, le=2**62)] | None = None
+    grant_nanodollars_per_s: Annotated[int, msgspec.Meta(ge=0, le=2**62)] | None = None
+
+
+class OrganisationSection(Section, frozen=True, kw_only=True):
+    name: Name
+    ceiling: CeilingSection
+
+
 class LinkSection(Section, frozen=True, kw_only=True):
     name: Name
     interface: Annotated[str, msgspec.Meta(min_length=1, max_length=15)]
@@ -77,6 +90,9 @@ class LinkSection(Section, frozen=True, kw_only=True):
     limit_bytes: Annotated[int, msgspec.Meta(ge=0, le=10**9)] = 0
     overhead_bytes: Annotated[int, msgspec.Meta(ge=0, le=100)] = 14
     marking: MarkingRule = MarkingRule.NONE
+    role: HostRole = HostRole.PAYER  # of a host
+    organisation: str = ""  # of a host; "": none
+    ceiling: CeilingSection = CeilingSection()  # of a host; with the organisation's, the lower one holds
     toll: TollSection = TollSection()
 
 
@@ -109,6 +125,7 @@ class Configuration(Section, frozen=True, kw_only=True):
     control: ControlSection = ControlSection()
     settlement: SettlementSection = SettlementSection()
     tariff: TariffSection = TariffSection()
+    organisations: Annotated[tuple[OrganisationSection, ...], msgspec.Meta(max_length=64)] = ()
     links: Annotated[tuple[LinkSection, ...], msgspec.Meta(min_length=1, max_length=64)]
     routes: Annotated[tuple[RouteSection, ...], msgspec.Meta(max_length=10_000)] = ()
 
@@ -125,6 +142,7 @@ class Configuration(Section, frozen=True, kw_only=True):
 def load(path: Path) -> Configuration:
     """The checked file. Raises ConfigurationError, one line, with the key."""
     configuration = load_toml(path, Configuration)
+    _check_organisations(path, configuration)
     _check_links(path, configuration)
     _check_routes(path, configuration)
     _check_listen(path, configuration)
@@ -135,7 +153,7 @@ def plan_of(configuration: Configuration) -> GatewayPlan:
     """The packet core's plan; reads the interfaces' indexes. Raises EnvironmentFault for an unknown interface."""
     return GatewayPlan(
         as_number=configuration.gateway.as_number,
-        links=tuple(_link_plan(link) for link in configuration.links),
+        links=tuple(_link_plan(link, ceiling_of(configuration, link)) for link in configuration.links),
         routes=tuple(_route_plan(route) for route in configuration.routes),
         honours_preferences=configuration.gateway.preference == "honour",
     )
@@ -153,7 +171,21 @@ def listen_address(text: str) -> tuple[str, int]:
     return str(IPv4Address(host)), int(port)
 
 
-def _link_plan(link: LinkSection) -> LinkPlan:
+def ceiling_of(configuration: Configuration, link: LinkSection) -> Ceiling:
+    """The host's own and its organisation's: the lower one holds."""
+    sections = [link.ceiling, *(one.ceiling for one in configuration.organisations if one.name == link.organisation)]
+
+    def lowest(*values: int | None) -> int | None:
+        return min((value for value in values if value is not None), default=None)
+
+    return Ceiling(
+        packet_nanodollars=lowest(*(one.packet_nanodollars for one in sections)),
+        grant_nanodollars=lowest(*(one.grant_nanodollars for one in sections)),
+        grant_nanodollars_per_s=lowest(*(one.grant_nanodollars_per_s for one in sections)),
+    )
+
+
+def _link_plan(link: LinkSection, ceiling: Ceiling) -> LinkPlan:
     toll = link.toll
     return LinkPlan(
         name=link.name,
@@ -175,6 +207,8 @@ def _link_plan(link: LinkSection) -> LinkPlan:
         marking=link.marking,
         tunnel=_tunnel_of(link),
         tunnel_mtu_bytes=link.tunnel_mtu_bytes,
+        role=link.role,
+        ceiling=ceiling,
     )
 
 
@@ -189,6 +223,33 @@ def _route_plan(route: RouteSection) -> RoutePlan:
         prefix=ip_network(route.prefix),
         alternatives=tuple(AlternativePlan(number=item.number, link=item.link) for item in route.alternatives),
     )
+
+
+def _check_organisations(path: Path, configuration: Configuration) -> None:
+    names = [one.name for one in configuration.organisations]
+    for name in names:
+        if names.count(name) > 1:
+            raise ConfigurationError(path, "organisations.name", f"{name!r} is used twice", "name each once")
+    for number, link in enumerate(configuration.links):
+        key = f"links[{number}]"
+        if link.organisation and link.organisation not in names:
+            known = ", ".join(names) or "none"
+            raise ConfigurationError(
+                path, f"{key}.organisation", f"no organisation {link.organisation!r}", f"organisations are: {known}"
+            )
+        if link.peer != "host":
+            _check_not_a_host(path, key, link)
+
+
+def _check_not_a_host(path: Path, key: str, link: LinkSection) -> None:
+    """Another gateway's hosts are that gateway's concern."""
+    for name, is_set in (
+        ("role", link.role is not HostRole.PAYER),
+        ("organisation", bool(link.organisation)),
+        ("ceiling", link.ceiling != CeilingSection()),
+    ):
+        if is_set:
+            raise ConfigurationError(path, f"{key}.{name}", f"on a {link.peer} link", "hosts only have one")
 
 
 def _check_links(path: Path, configuration: Configuration) -> None:

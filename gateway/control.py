@@ -1,7 +1,7 @@
 """The control API of a gateway: HTTPS for its neighbours, TLS 1.3, both certificates pinned.
 
 Decides: which call of which neighbour is allowed, and what it is answered (docs/spec/control-api.md lists the status
-codes). Refuses to know: packets (commands go to the packet core), accounts (`neighbour.exchange`), prices
+codes). Refuses to know: packets, grants (`gateway.granting`), accounts (`neighbour.exchange`), prices
 (`gateway.publishing`). A neighbour can only ever speak about its own link.
 """
 
@@ -21,9 +21,6 @@ from billpay.errors import EnvironmentFault, RemoteProtocolError
 from billpay.mac import epoch_of
 from billpay.messages import (
     AgreementRequest,
-    FlowSelector,
-    Grant,
-    GrantUsage,
     Identity,
     PriceQuote,
     Problem,
@@ -32,9 +29,8 @@ from billpay.messages import (
 )
 from billpay.signing import verify
 from dataplane.supervisor import ReaderUnavailable
-from gateway.commands import Answer, AskGrant, CloseGrant, Command, GrantAnswer, OpenGrant, Refused
 from gateway.configuration import Configuration
-from gateway.grant_store import GrantStore, StoredGrant
+from gateway.granting import GrantDesk
 from gateway.neighbours import Neighbour, Neighbours
 from neighbour.identity import NodeIdentity
 from neighbour.tls import peer_public_key
@@ -50,9 +46,12 @@ STATUS = {
     "bad-signature": 403,
     "foreign-grant": 403,
     "foreign-source": 403,
+    "never-pays": 403,
     "unknown-grant": 404,
     "unknown-path": 404,
     "no-agreement": 409,
+    "grant-closed": 409,
+    "grant-expired": 409,
     "old-serial": 409,
     "old-interval": 409,
     "counter-went-back": 409,
@@ -96,9 +95,8 @@ class ControlApi:
         configuration: Configuration,
         identity: NodeIdentity,
         neighbours: Neighbours,
-        grants: GrantStore,
+        grants: GrantDesk,
         published: Published,
-        ask: Callable[[Command], Awaitable[Answer]],
         quote: Callable[[str, int, int], Awaitable[PriceQuote]],
         clock: Callable[[], int],
     ) -> None:
@@ -107,7 +105,6 @@ class ControlApi:
         self._neighbours = neighbours
         self._grants = grants
         self._published = published
-        self._ask = ask
         self._quote = quote
         self._unix_s = clock
         self._streams = 0
@@ -119,6 +116,8 @@ class ControlApi:
         application.router.add_put("/v1/grants/{grant}", self._put_grant)
         application.router.add_get("/v1/grants/{grant}", self._get_grant)
         application.router.add_delete("/v1/grants/{grant}", self._delete_grant)
+        application.router.add_get("/v1/secretary-key", self._get_secretary_key)
+        application.router.add_put("/v1/secretary-key", self._put_secretary_key)
         application.router.add_get("/v1/tariff", self._get_tariff)
         application.router.add_get("/v1/tariff/stream", self._stream_tariff)
         application.router.add_get("/v1/price", self._get_price)
@@ -163,40 +162,31 @@ class ControlApi:
 
     async def _put_grant(self, request: web.Request) -> web.Response:
         caller = self._caller(request)
-        if caller.section.peer != "host":
-            raise RemoteProtocolError("foreign-grant", "grants are opened by the host that spends, at its own gateway")
         signed = await _body(request, Signed)
-        grant = verify(signed, caller.grant_signer.public_key, Grant)
-        if grant.grant != request.match_info["grant"]:
-            raise RemoteProtocolError("other-grant", "the path names another grant than the document")
-        if grant.gateway != self._identity.fingerprint:
-            raise RemoteProtocolError("other-gateway", "the grant is for another gateway")
-        _check_flow(grant.flow, caller)
-        if (
-            grant.serial > 1
-        ):  # its spending is on our books, or it is not opened here: a forgotten cap is not spent anew
-            await self._usage(AskGrant(grant=grant.grant, link=caller.name))
-        usage = await self._usage(OpenGrant(link=caller.name, grant=grant))
-        self._grants.put(grant.grant, StoredGrant(link=caller.name, signed=signed))
-        return _json(usage)
+        return _json(await self._grants.open(caller, request.match_info["grant"], signed))
 
     async def _get_grant(self, request: web.Request) -> web.Response:
-        caller = self._caller(request)
-        return _json(await self._usage(AskGrant(grant=request.match_info["grant"], link=caller.name)))
+        return _json(await self._grants.usage(self._caller(request), request.match_info["grant"]))
 
     async def _delete_grant(self, request: web.Request) -> web.Response:
-        caller = self._caller(request)
-        grant = request.match_info["grant"]
-        usage = await self._usage(CloseGrant(grant=grant, link=caller.name))
-        self._grants.remove(grant)
-        return _json(usage)
+        return _json(await self._grants.close(self._caller(request), request.match_info["grant"]))
 
-    async def _usage(self, command: Command) -> GrantUsage:
-        answer = await self._ask(command)
-        if isinstance(answer, Refused):
-            raise RemoteProtocolError(answer.code, answer.message)
-        assert isinstance(answer, GrantAnswer)
-        return answer.usage
+    async def _get_secretary_key(self, request: web.Request) -> web.Response:
+        return _json(self._neighbours.secretary_keys.state(self._host(request).name))
+
+    async def _put_secretary_key(self, request: web.Request) -> web.Response:
+        caller = self._host(request)
+        before = caller.grant_signer.fingerprint
+        state = self._neighbours.secretary_keys.succeed(caller.name, await _body(request, Signed))
+        if state.fingerprint != before:
+            LOG.warning("link %s: grants are signed by %s… from now on", caller.name, state.fingerprint[:16])
+        return _json(state)
+
+    def _host(self, request: web.Request) -> Neighbour:
+        caller = self._caller(request)
+        if caller.section.peer != "host":
+            raise RemoteProtocolError("foreign-grant", "only hosts have a secretary")
+        return caller
 
     # --- prices and alternatives ------------------------------------------------------------------------------------
 
@@ -263,18 +253,6 @@ class ControlApi:
         receipt = caller.exchange.accept_settlement(signed, self._unix_s())
         self._neighbours.report(caller)
         return _json(receipt)
-
-
-def _check_flow(flow: FlowSelector, caller: Neighbour) -> None:
-    """A host spends for its own packets only."""
-    try:
-        source = str(ip_address(flow.source))
-        _ = flow.destination and ip_address(flow.destination)
-    except ValueError as error:
-        raise RemoteProtocolError("malformed", f"flow: {error}") from error
-    allowed = caller.section.peer_addresses
-    if allowed and source not in {str(ip_address(address)) for address in allowed}:
-        raise RemoteProtocolError("foreign-source", f"{source} is not an address of the host on link {caller.name}")
 
 
 async def _body(request: web.Request, expected: type[T]) -> T:

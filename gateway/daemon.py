@@ -22,11 +22,10 @@ from pathlib import Path
 import msgspec
 from aiohttp import web
 
-from billpay.errors import EnvironmentFault, RemoteProtocolError
+from billpay.errors import EnvironmentFault
 from billpay.links import Reading
-from billpay.messages import Agreement, AgreementRequest, Grant, PriceQuote
+from billpay.messages import Agreement, AgreementRequest, PriceQuote
 from billpay.settlement import Role
-from billpay.signing import verify
 from dataplane.counters import CounterFile
 from dataplane.record import RECORD_NAME
 from dataplane.rules import restore
@@ -34,10 +33,11 @@ from dataplane.service import report_fault, serve
 from dataplane.startup import prepare
 from dataplane.supervisor import ReaderSupervisor, ReaderUnavailable
 from gateway.admin import AdminServer, GatewayStatus
-from gateway.commands import Alarm, Answer, AskReport, Command, OpenGrant, Report, SetLink, Tick
+from gateway.commands import Alarm, Answer, AskReport, Command, Report, SetLink, Tick
 from gateway.configuration import Configuration, listen_address, load, plan_of
 from gateway.control import ControlApi, Published
-from gateway.grant_store import GrantStore
+from gateway.grant_store import STORE_NAME, GrantStore
+from gateway.granting import GrantDesk
 from gateway.kernel_state import OWNER, desired_state
 from gateway.neighbours import Neighbour, Neighbours
 from gateway.publishing import descriptions_of, quote, tariff_of
@@ -73,7 +73,6 @@ class Gateway:
         self._counters_path = directory / "counters"
         self._identity = NodeIdentity.load_or_create(directory, name=configuration.gateway.name)
         self._book = Book.open(directory / "book.sqlite")
-        self._grants = GrantStore(directory / "grants")
         self._neighbours = Neighbours(
             configuration=configuration,
             identity=self._identity,
@@ -82,6 +81,15 @@ class Gateway:
             on_change=self._link_changed,
         )
         self._neighbours.open(int(time.time()))
+        self._grant_store = GrantStore(directory / STORE_NAME)
+        self._grants = GrantDesk(
+            identity=self._identity,
+            neighbours=self._neighbours,
+            store=self._grant_store,
+            ask=self.ask,
+            read=self._snapshot_of_counters,
+        )
+        self._store_trouble = ""
         self._published = Published()
         self._publish_serial = 0
         self._supervisor = ReaderSupervisor(
@@ -104,6 +112,7 @@ class Gateway:
         record = self._configuration.state_directory / RECORD_NAME
         async with contextlib.AsyncExitStack() as stack:
             stack.callback(self._book.close)
+            stack.callback(self._grant_store.close)
             stack.callback(self._close_counters)
             admin = AdminServer(self._configuration.admin_socket, self.status)
             await admin.start()
@@ -132,7 +141,6 @@ class Gateway:
             neighbours=self._neighbours,
             grants=self._grants,
             published=self._published,
-            ask=self.ask,
             quote=self._quote,
             clock=lambda: int(time.time()),
         )
@@ -171,23 +179,8 @@ class Gateway:
         return answer
 
     def _snapshot(self) -> list[bytes]:
-        """What a fresh packet core has to know: the time, the links, the open grants."""
-        commands: list[Command] = [Tick(), *self._neighbours.states()]
-        for grant, stored in self._grants.load():
-            if stored is None:
-                LOG.warning("grant %s… cannot be read any more: its payments do not count", grant[:8])
-                continue
-            neighbour = self._neighbours.by_link.get(stored.link)
-            if neighbour is None:
-                continue
-            try:
-                document = verify(stored.signed, neighbour.grant_signer.public_key, Grant)
-            except RemoteProtocolError:  # the host's secretary has another key by now
-                continue
-            if document.expires_unix_s < time.time():
-                self._grants.remove(grant)
-            else:
-                commands.append(OpenGrant(link=stored.link, grant=document))
+        """What a fresh packet core has to know: the time, the links, the grants."""
+        commands: list[Command] = [Tick(), *self._neighbours.states(), *self._grants.snapshot()]
         return [msgspec.json.encode(command) for command in commands]
 
     def _on_event(self, data: bytes) -> None:
@@ -220,8 +213,19 @@ class Gateway:
         while True:
             with contextlib.suppress(ReaderUnavailable):
                 await self.ask(Tick())
+                await self._close_expired_grants()
             self._neighbours.on_second(int(time.time()))
             await asyncio.sleep(TICK_S)
+
+    async def _close_expired_grants(self) -> None:
+        """A full disk passes: they are closed a second later."""
+        try:
+            await self._grants.close_expired()
+            self._store_trouble = ""
+        except EnvironmentFault as error:
+            if str(error) != self._store_trouble:
+                LOG.error("%s", error)
+            self._store_trouble = str(error)
 
     # --- prices -----------------------------------------------------------------------------------------------------
 
@@ -284,6 +288,7 @@ class Gateway:
             received_nanodollars=value.get(f"link/{link}/received_nanodollars", 0),
             sent_packets=value.get(f"link/{link}/sent_packets", 0),
             received_packets=value.get(f"link/{link}/received_packets", 0),
+            cut_nanodollars=value.get(f"link/{link}/cut_nanodollars", 0),
         )
 
     def _snapshot_of_counters(self) -> dict[str, int]:

@@ -45,6 +45,7 @@ from gateway.commands import (
     CloseGrant,
     Command,
     Done,
+    ForgetGrant,
     GrantAnswer,
     LinkReport,
     OpenGrant,
@@ -57,7 +58,7 @@ from gateway.control_traffic import is_control
 from gateway.egress import HELD_PACKETS_MAX, PRICE_PERIOD_NS, Held, LinkState
 from gateway.marking import is_ect, with_ce
 from gateway.payments import Grants, Unpaid
-from gateway.plan import GatewayPlan, Peer
+from gateway.plan import GatewayPlan, HostRole, Peer
 from gateway.routing import Alternative, Route, Routes
 from gateway.scheduler import Waiting
 from gateway.tunnelling import Nothing
@@ -70,6 +71,8 @@ NO_ONE = b"\0" * 6
 MAX_PACKET_BYTES = 65535
 ALARM_PERIOD_NS = 1_000_000_000
 TUNNEL_SILENT = "tunnel_silent"
+OVER_CEILING = "over_ceiling"
+OVER_CEILING_GRANT = "over_ceiling_grant"
 
 
 class GatewayCore:
@@ -86,7 +89,7 @@ class GatewayCore:
         self._queues = [link for link in self.links.values() if link.scheduler is not None]
         self._tunnels = [link for link in self.links.values() if link.tunnel is not None]
         self._routes = Routes(plan.routes)
-        self.grants = Grants(counters)
+        self.grants = Grants(counters, {link.name: link.ceiling for link in plan.links})
         self._oad_words: dict[tuple[int, int], int] = {}
         self._plain_ways: dict[tuple[int, bytes], tuple[LinkState | None, int]] = {}
         reasons: tuple[Malformed | Unpaid | CannotCarry, ...] = (*Malformed, *Unpaid, *CannotCarry)
@@ -228,16 +231,20 @@ class GatewayCore:
     ) -> None:
         """What the user asks of us, and whether it is paid."""
         base = read_base_word(payload, located)
-        amount, path_length = base >> 8, base >> 4 & 15
+        offered, path_length = base >> 8, base >> 4 & 15
+        amount = min(offered, ingress.packet_ceiling)
         slot_index = find_slot(payload, located, self._plan.as_number)
         alternative = route.choose(self._wish(payload, located, slot_index))
         reason = self._why_unpaid(payload, located, ingress, expected_field, amount, now_ns)
         if reason is not None:
-            self._counters.add(self._reasons[reason], 1)
-            self._alarm(reason.value, ingress.name)
-            blanked = update(payload, located, amount=amount, path_length=path_length, mac_field=NO_ONE)
+            self._count_refused(ingress, reason, offered)
+            blanked = update(payload, located, amount=offered, path_length=path_length, mac_field=NO_ONE)
             self._pass_unpaid(packet, alternative, blanked, now_ns, actions, located=located)
             return
+        if amount < offered:
+            self._counters.add(ingress.cut, offered - amount)
+            self._counters.add(ingress.cut_packets, 1)
+            self._alarm(OVER_CEILING, ingress.name)
         if amount:
             self._counters.add(ingress.received, amount)
             self._counters.add(ingress.received_packets, 1)
@@ -266,6 +273,13 @@ class GatewayCore:
             left = 0
         service_class = CLASS_CONTROL if control else class_of(kept) if amount else CLASS_UNPAID
         self._leave(packet, alternative, egress, payload, goes_on, left, service_class, now_ns, actions)
+
+    def _count_refused(self, ingress: LinkState, reason: Unpaid, offered: int) -> None:
+        self._counters.add(self._reasons[reason], 1)
+        if reason is Unpaid.NEVER_PAYS or reason is Unpaid.OVER_MIRROR:
+            self._counters.add(ingress.role_refused, offered)
+            self._counters.add(ingress.role_refused_packets, 1)
+        self._alarm(reason.value, ingress.name)
 
     def _isp_oad_word(self, route: Route, alternative: Alternative) -> int:
         """Made once for each bitmap and choice."""
@@ -305,10 +319,16 @@ class GatewayCore:
         field = mac_field(payload, located)
         if ingress.plan.peer is not Peer.HOST:
             return None if field == expected_field else Unpaid.NOT_BY_NEIGHBOUR
+        role, room = ingress.plan.role, None
+        if role is HostRole.NEVER:
+            return Unpaid.NEVER_PAYS
+        if role is HostRole.MIRROR:  # by what we delivered to it and took from it since we know it
+            room = self._counters.value(ingress.sent) - self._counters.value(ingress.received)
         flow = flow_key(payload)
         if flow is None:
             return Unpaid.NO_GRANT
-        return self.grants.take(ingress.name, flow, base_and_slots(payload, located), field, amount, now_ns)
+        words = base_and_slots(payload, located)
+        return self.grants.take(ingress.name, flow, words, field, amount, now_ns, room_nanodollars=room)
 
     def _charge(self, egress: LinkState, size_bytes: int, amount: int, *, may_drop: bool) -> int | None:
         """Takes the toll: nanodollars that we retain, or None for a packet that the drop rule takes."""
@@ -479,13 +499,13 @@ class GatewayCore:
             case Tick():
                 return Done()
             case OpenGrant():
-                code = self.grants.open(command.grant, command.link, now_ns=now_ns)
-                if code is not None:
-                    return Refused(code=code, message=f"grant {command.grant.grant[:8]}… was not opened: {code}")
-                return self._usage(command.grant.grant, command.link)
+                return self._open(command, now_ns)
             case CloseGrant():
                 usage = self.grants.close(command.grant, command.link)
                 return _unknown(command.grant) if usage is None else GrantAnswer(usage=usage)
+            case ForgetGrant():
+                self.grants.forget(command.grant, command.link)
+                return Done()
             case AskGrant():
                 return self._usage(command.grant, command.link)
             case SetLink():
@@ -496,6 +516,19 @@ class GatewayCore:
                 links = tuple(_report(link, now_ns) for link in self.links.values())
                 return Report(links=links, open_grants=len(self.grants))
         assert_never(command)
+
+    def _open(self, command: OpenGrant, now_ns: int) -> Answer:
+        grant, ingress = command.grant, self.links[command.link]
+        if command.closed:
+            self.grants.remember_closed(grant, command.link, now_ns=now_ns)
+            return Done()
+        never = ingress.plan.role is HostRole.NEVER
+        code = "never-pays" if never else self.grants.open(grant, command.link, now_ns=now_ns)
+        if code is not None:
+            return Refused(code=code, message=f"grant {grant.grant[:8]}… was not opened: {code}")
+        if ingress.plan.ceiling.under(grant) != grant:
+            self._alarm(OVER_CEILING_GRANT, command.link)
+        return self._usage(grant.grant, command.link)
 
     def _usage(self, grant: str, link: str) -> Answer:
         usage = self.grants.usage(grant, link)
@@ -544,7 +577,7 @@ def expires_here(payload: bytes) -> bool:
 
 
 def _unknown(grant: str) -> Refused:
-    return Refused(code="unknown-grant", message=f"no grant {grant[:8]}… is open here")
+    return Refused(code="unknown-grant", message=f"no grant {grant[:8]}… is known here")
 
 
 def _report(link: LinkState, now_ns: int) -> LinkReport:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from billpay.header import last_gateway_field
+from billpay.header import MAX_AMOUNT_NANODOLLARS, last_gateway_field
 from billpay.marking import Marking
 from billpay.tolls import CongestionSettings, CongestionToll, EgressToll
 from dataplane.port import Counters, Inject, Verdict
@@ -56,6 +56,12 @@ class LinkState:
         self.marked = index(f"link/{name}/marked_packets")
         self.dropped = index(f"link/{name}/dropped_packets")
         self.unpaid_packets = index(f"link/{name}/unpaid_packets")
+        self.cut = index(f"link/{name}/cut_nanodollars")
+        self.cut_packets = index(f"link/{name}/cut_packets")
+        self.role_refused = index(f"link/{name}/role_refused_nanodollars")
+        self.role_refused_packets = index(f"link/{name}/role_refused_packets")
+        ceiling = plan.ceiling.packet_nanodollars
+        self.packet_ceiling = MAX_AMOUNT_NANODOLLARS if ceiling is None else ceiling
         self.toll = EgressToll(plan.toll, carry_picodollars=counters.value(self.carry))
         self.congestion: CongestionToll | None = None
         self.scheduler: Scheduler[Held] | None = None

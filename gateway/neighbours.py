@@ -21,7 +21,8 @@ from billpay.links import Reading
 from billpay.messages import Agreement, AgreementRequest
 from billpay.settlement import Role, Standing
 from gateway.commands import SetLink
-from gateway.configuration import Configuration, LinkSection
+from gateway.configuration import Configuration, LinkSection, ceiling_of
+from gateway.secretary_keys import SecretaryChain, SecretaryKeys
 from neighbour.book import Book
 from neighbour.calling import patience_s
 from neighbour.exchange import LinkExchange, Terms
@@ -34,7 +35,7 @@ class Neighbour:
 
     section: LinkSection
     certificate: PeerCertificate
-    grant_signer: PeerCertificate
+    signers: SecretaryChain
     role: Role
     exchange: LinkExchange | None = None
     takes_headers: bool = False
@@ -44,6 +45,11 @@ class Neighbour:
     @property
     def name(self) -> str:
         return self.section.name
+
+    @property
+    def grant_signer(self) -> PeerCertificate:
+        """Whose signature opens grants now."""
+        return self.signers.current
 
     @property
     def in_default(self) -> bool:
@@ -69,11 +75,13 @@ class Neighbours:
     read: Callable[[str], Reading]
     on_change: Callable[[SetLink], None]
     by_link: dict[str, Neighbour] = field(default_factory=dict)
+    secretary_keys: SecretaryKeys = field(init=False)
     _last: dict[str, SetLink] = field(default_factory=dict)
 
     def open(self, now_unix_s: int) -> None:
         """Reads the certificates; links that we answer on have their account at once."""
         remembered = self._recall()
+        self.secretary_keys = SecretaryKeys(self.configuration.state_directory / "secretary-keys.json")
         for section in self.configuration.links:
             if section.peer == "legacy":
                 continue
@@ -86,7 +94,7 @@ class Neighbours:
             neighbour = Neighbour(
                 section=section,
                 certificate=certificate,
-                grant_signer=PeerCertificate.read(signer) if signer else certificate,
+                signers=self.secretary_keys.open(section.name, PeerCertificate.read(signer) if signer else certificate),
                 role=role,
             )
             if role is Role.ANSWERER:
@@ -117,7 +125,7 @@ class Neighbours:
         return Agreement(
             link=self._link_name(section),
             header=section.header,
-            max_amount=section.max_amount_nanodollars,
+            max_amount=self.max_amount(section),
             settlement_threshold=settlement.threshold_nanodollars,
             statement_interval_s=settlement.interval_s,
             next_interval=neighbour.exchange.next_interval,
@@ -163,6 +171,12 @@ class Neighbours:
             self._last[neighbour.name] = state
             self.on_change(state)
             self._remember()
+
+    def max_amount(self, section: LinkSection) -> int:
+        """What one packet from the neighbour may carry: more is cut, or no payment at all."""
+        ceiling = ceiling_of(self.configuration, section).packet_nanodollars
+        most = section.max_amount_nanodollars
+        return most if ceiling is None else min(most, ceiling)
 
     # --- inside -----------------------------------------------------------------------------------------------------
 

@@ -6,13 +6,17 @@ one whose key made the MAC pays.  A MAC that was found right is remembered for t
 within one), so that the usual packet costs a dictionary look-up.  Source: Bill-Pay 2.4; docs/spec/wire.md, MAC.
 Pure.
 
-A closed grant is remembered with what was spent until it expires: the same signed document can be opened again (a flow
-that comes back to this uplink), but its cap is spent only once.
+A closed grant stays closed, and one that has expired pays nothing; both are remembered with what was spent until the
+main process, which keeps its receipt, says `forget`. So a cap is spent only once, however often its document is shown.
+
+What a grant's packet may pay is bounded from above (docs/spec/control-api.md, "Ceilings"): by the ceilings of the
+host's organisation, then by the caps that the user's secretary signed, then by what its program put in the packet.
 """
 
 from __future__ import annotations
 
 import enum
+from collections.abc import Mapping
 from ipaddress import ip_address
 
 from billpay.grants import GrantGate, Refusal
@@ -20,9 +24,10 @@ from billpay.mac import EPOCH_SECONDS, matching_epoch
 from billpay.messages import FlowSelector, Grant, GrantState, GrantUsage
 from billpay.packet import FlowKey
 from dataplane.port import Counters
+from gateway.plan import Ceiling
 
 MAX_GRANTS = 2000
-"""For one gateway, closed ones that are remembered included; each takes three counters."""
+"""For one gateway, closed ones that are not forgotten included; each takes three counters."""
 MAX_GRANTS_PER_FLOW = 4
 """Each may cost a forged packet three MACs."""
 MAX_REMEMBERED_MACS = 65_536
@@ -43,6 +48,8 @@ class Unpaid(enum.Enum):
     IN_DEFAULT = "unpaid_in_default"
     OVER_CAP = "unpaid_over_cap"
     GRANT_NOT_VALID = "unpaid_grant_not_valid"
+    NEVER_PAYS = "unpaid_never_pays"  # whatever its secretary signed
+    OVER_MIRROR = "unpaid_over_mirror"  # a mirror would emit more than it took in
 
 
 class OpenedGrant:
@@ -50,6 +57,7 @@ class OpenedGrant:
 
     __slots__ = (
         "closed",
+        "document",
         "gate",
         "key",
         "last_flow",
@@ -63,8 +71,9 @@ class OpenedGrant:
         "valid",
     )
 
-    def __init__(self, grant: Grant, link: str, counters: Counters, *, now_ns: int) -> None:
-        self.gate = GrantGate(grant, now_ns=now_ns)
+    def __init__(self, grant: Grant, link: str, counters: Counters, ceiling: Ceiling, *, now_ns: int) -> None:
+        self.document = grant
+        self.gate = GrantGate(ceiling.under(grant), now_ns=now_ns)
         self.key = bytes.fromhex(grant.key)
         self.link = link
         self.place = place_of(grant.flow)
@@ -80,8 +89,9 @@ class OpenedGrant:
 class Grants:
     """The open grants of all hosts behind this gateway."""
 
-    def __init__(self, counters: Counters) -> None:
+    def __init__(self, counters: Counters, ceilings: Mapping[str, Ceiling]) -> None:
         self._counters = counters
+        self._ceilings = ceilings  # by link
         self._by_id: dict[str, OpenedGrant] = {}
         self._by_place: dict[tuple[str, Place], tuple[OpenedGrant, ...]] = {}
         self._right_macs: dict[tuple[bytes, FlowKey, bytes, bytes], None] = {}
@@ -94,44 +104,63 @@ class Grants:
     # --- for the control API ----------------------------------------------------------------------------------------
 
     def open(self, grant: Grant, link: str, *, now_ns: int) -> str | None:
-        """Opens, opens again, or replaces by a higher serial; gives a refusal's code, or None.
+        """Opens, or replaces by a higher serial; gives a refusal's code, or None.
 
         The same document twice is no fault: the first answer may have been lost.
         """
+        ceiling = self._ceilings[link]
         known = self._by_id.get(grant.grant)
-        if known is not None and known.link != link:
-            return "foreign-grant"
-        if (known is None or known.closed) and not self._has_place(link, place_of(grant.flow)):
-            return "too-many-grants"
         if known is None:
-            if not self._make_room():
+            if not self._has_place(link, place_of(grant.flow)) or len(self._by_id) >= MAX_GRANTS:
                 return "too-many-grants"
-            known = self._by_id[grant.grant] = OpenedGrant(grant, link, self._counters, now_ns=now_ns)
-        elif known.gate.grant != grant:
-            refusal = known.gate.replace(grant, now_ns=now_ns)
+            known = self._by_id[grant.grant] = OpenedGrant(grant, link, self._counters, ceiling, now_ns=now_ns)
+            self._file(known)
+        elif known.link != link:
+            return "foreign-grant"
+        elif known.closed:
+            return "grant-closed"
+        elif known.document != grant:
+            refusal = known.gate.replace(ceiling.under(grant), now_ns=now_ns)
             if refusal is not None:
                 return refusal.value
-        if known.closed:
-            self._file(known)
+            known.document = grant
         known.valid = known.gate.validity(self._unix_s) is None
         return None
 
-    def close(self, grant: str, link: str) -> GrantUsage | None:
-        known = self._by_id.get(grant)
-        usage = self.usage(grant, link, state=GrantState.CLOSED)
-        if known is not None and usage is not None:
-            self._unfile(known)
-        return usage
+    def remember_closed(self, grant: Grant, link: str, *, now_ns: int) -> None:
+        """One that a predecessor was about to close."""
+        if grant.grant not in self._by_id:
+            ceiling = self._ceilings[link]
+            self._by_id[grant.grant] = OpenedGrant(grant, link, self._counters, ceiling, now_ns=now_ns)
 
-    def usage(self, grant: str, link: str, *, state: GrantState | None = None) -> GrantUsage | None:
-        """None: the host behind `link` has no such grant open."""
+    def close(self, grant: str, link: str) -> GrantUsage | None:
+        """For ever; again, it says the same again."""
         known = self._by_id.get(grant)
-        if known is None or known.link != link or known.closed:
+        if known is not None and known.link == link:
+            self._unfile(known)
+        return self.usage(grant, link)
+
+    def forget(self, grant: str, link: str) -> None:
+        """A closed one, or one that is not known. An open one is closed first: nothing is spent after its receipt."""
+        known = self._by_id.get(grant)
+        if known is not None and (known.link != link or not known.closed):
+            return
+        self._by_id.pop(grant, None)
+        for name in GRANT_COUNTERS:
+            self._counters.release(f"grant/{grant}/{name}")
+
+    def usage(self, grant: str, link: str) -> GrantUsage | None:
+        """None: the host behind `link` has no such grant here."""
+        known = self._by_id.get(grant)
+        if known is None or known.link != link:
             return None
         spent = self._counters.value(known.spent)
-        if state is None:
-            exhausted = spent >= known.gate.grant.cap_nanodollars
-            state = GrantState.EXPIRED if not known.valid else GrantState.EXHAUSTED if exhausted else GrantState.OPEN
+        if known.closed:
+            state = GrantState.CLOSED
+        elif not known.valid:
+            state = GrantState.EXPIRED
+        else:
+            state = GrantState.EXHAUSTED if spent >= known.gate.grant.cap_nanodollars else GrantState.OPEN
         return GrantUsage(
             grant=grant,
             serial=known.gate.grant.serial,
@@ -142,7 +171,7 @@ class Grants:
         )
 
     def on_second(self, unix_s: int) -> None:
-        """Validity of every grant, the epoch; a grant that expired two epochs ago is forgotten."""
+        """Validity of every grant, and the epoch."""
         self._unix_s = max(unix_s, self._unix_s)
         epoch = self._unix_s // EPOCH_SECONDS
         if epoch != self._epoch:
@@ -150,20 +179,8 @@ class Grants:
             self._right_macs.clear()
             for known in self._by_id.values():
                 known.last_mac = b""
-        for known in list(self._by_id.values()):
+        for known in self._by_id.values():
             known.valid = known.gate.validity(self._unix_s) is None
-            if self._unix_s > known.gate.grant.expires_unix_s + 2 * EPOCH_SECONDS:
-                self._forget(known)
-
-    def _make_room(self) -> bool:
-        """For one more grant, at the cost of the closed one that expires first."""
-        if len(self._by_id) < MAX_GRANTS:
-            return True
-        closed = [known for known in self._by_id.values() if known.closed]
-        if not closed:
-            return False
-        self._forget(min(closed, key=lambda known: known.gate.grant.expires_unix_s))
-        return True
 
     def _has_place(self, link: str, place: Place) -> bool:
         return len(self._by_place.get((link, place), ())) < MAX_GRANTS_PER_FLOW
@@ -182,25 +199,31 @@ class Grants:
             self._by_place.pop(key, None)
         known.closed = True
 
-    def _forget(self, known: OpenedGrant) -> None:
-        self._unfile(known)
-        grant = known.gate.grant.grant
-        del self._by_id[grant]
-        for name in GRANT_COUNTERS:
-            self._counters.release(f"grant/{grant}/{name}")
-
     # --- on the packet path -----------------------------------------------------------------------------------------
 
     def take(
-        self, link: str, flow: FlowKey, words: bytes, mac: bytes, amount_nanodollars: int, now_ns: int
+        self,
+        link: str,
+        flow: FlowKey,
+        words: bytes,
+        mac: bytes,
+        amount_nanodollars: int,
+        now_ns: int,
+        *,
+        room_nanodollars: int | None = None,
     ) -> Unpaid | None:
-        """Takes the payment from one of the flow's grants; None: it is paid."""
+        """Takes the payment from one of the flow's grants; None: it is paid. `room_nanodollars`: what a mirror may
+        emit.
+        """
         exact, wide = self._by_place.get((link, flow)), self._by_place.get((link, flow[0]))
         candidates = exact + wide if exact and wide else exact or wide or ()
         add = self._counters.add
         for known in candidates:
             if self._made_by(known, flow, words, mac):
-                reason = self._refusal(known, amount_nanodollars, now_ns)
+                if room_nanodollars is not None and amount_nanodollars > room_nanodollars:
+                    reason: Unpaid | None = Unpaid.OVER_MIRROR
+                else:
+                    reason = self._refusal(known, amount_nanodollars, now_ns)
                 if reason is not None:
                     add(known.refused, 1)
                     return reason

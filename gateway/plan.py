@@ -9,6 +9,9 @@ import enum
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network
 
+import msgspec
+
+from billpay.messages import Grant
 from billpay.tolls import DEFAULT_TARGET_UTILISATION_PPM, TollSchedule
 
 NO_TOLL = TollSchedule()
@@ -32,6 +35,39 @@ class MarkingRule(enum.Enum):
     REM = "rem"
 
 
+class HostRole(enum.Enum):
+    """What a host may do with money, whatever its secretary signs (BP-41: servers and mirrors)."""
+
+    PAYER = "payer"
+    MIRROR = "mirror"  # never emits more than it took in
+    NEVER = "never"  # never pays
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ceiling:
+    """What an organisation allows its hosts, above what their users and programs bid. None: no ceiling."""
+
+    packet_nanodollars: int | None = None
+    grant_nanodollars: int | None = None
+    grant_nanodollars_per_s: int | None = None
+
+    def under(self, grant: Grant) -> Grant:
+        """The grant as far as it is admitted; a burst is a second at most of the ceiling's rate."""
+        return msgspec.structs.replace(
+            grant,
+            cap_nanodollars=_lower(grant.cap_nanodollars, self.grant_nanodollars),
+            rate_nanodollars_per_s=_lower(grant.rate_nanodollars_per_s, self.grant_nanodollars_per_s),
+            burst_nanodollars=_lower(grant.burst_nanodollars, self.grant_nanodollars_per_s),
+        )
+
+
+NO_CEILING = Ceiling()
+
+
+def _lower(value: int, ceiling: int | None) -> int:
+    return value if ceiling is None else min(value, ceiling)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LinkPlan:
     """One link. `rate_bit_s` 0: the egress has no queue of ours and nothing is ever congested."""
@@ -50,6 +86,8 @@ class LinkPlan:
     marking: MarkingRule = MarkingRule.NONE
     tunnel: tuple[bytes, bytes] | None = None  # our and the neighbour's packed addresses
     tunnel_mtu_bytes: int = 1500  # what the network between us takes whole
+    role: HostRole = HostRole.PAYER
+    ceiling: Ceiling = NO_CEILING
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,7 +15,7 @@ from dataplane.port import PacketCore
 from dataplane.reader import serve
 from gateway.configuration import load, plan_of
 from gateway.datapath import GatewayCore
-from gateway.grant_store import GrantStore
+from gateway.grant_store import STORE_NAME, not_closed
 from gateway.kernel_state import QUEUE
 
 QUEUE_LENGTH = 4096
@@ -25,16 +25,15 @@ QUEUE_LENGTH = 4096
 def build(counters: CounterFile) -> tuple[PacketCore, list[QueueConfig]]:
     configuration = load(Path(sys.argv[1]))
     plan = plan_of(configuration)
-    forget_closed_grants(counters, GrantStore(configuration.state_directory / "grants"))
+    forget_closed_grants(counters, not_closed(configuration.state_directory / STORE_NAME))
     return GatewayCore(plan, counters, random.Random().random), [QueueConfig(queue=QUEUE, length=QUEUE_LENGTH)]  # noqa: S311
 
 
-def forget_closed_grants(counters: CounterFile, store: GrantStore) -> None:
-    """Gives back the counters of grants that a predecessor remembered and that nobody will open again."""
-    still_open = {grant for grant, _ in store.load()}
+def forget_closed_grants(counters: CounterFile, needed: frozenset[str]) -> None:
+    """Gives back the counters of grants that have their receipt: nobody will open them again."""
     for name in counters.snapshot():
         kind, _, rest = name.partition("/")
-        if kind == "grant" and rest.partition("/")[0] not in still_open:
+        if kind == "grant" and rest.partition("/")[0] not in needed:
             counters.release(name)
 
 

@@ -22,13 +22,15 @@ from billpay.errors import BillpayError, RemoteProtocolError
 from billpay.messages import (
     Agreement,
     AgreementRequest,
-    GrantUsage,
+    GrantTerms,
     Identity,
     Message,
     PriceQuote,
     Problem,
+    SecretaryKey,
     SettlementReceipt,
     Signed,
+    SignedUsage,
     StatementReply,
 )
 from neighbour.identity import NodeIdentity, PeerCertificate
@@ -95,14 +97,23 @@ class ControlClient:
 
     # --- grants -----------------------------------------------------------------------------------------------------
 
-    async def open_grant(self, grant_id: str, grant: Signed) -> GrantUsage:
-        return await self._call("PUT", f"/v1/grants/{grant_id}", GrantUsage, body=grant)
+    async def open_grant(self, grant_id: str, grant: Signed) -> GrantTerms:
+        return await self._call("PUT", f"/v1/grants/{grant_id}", GrantTerms, body=grant)
 
-    async def grant_usage(self, grant_id: str) -> GrantUsage:
-        return await self._call("GET", f"/v1/grants/{grant_id}", GrantUsage)
+    async def grant_usage(self, grant_id: str) -> SignedUsage:
+        return await self._call("GET", f"/v1/grants/{grant_id}", SignedUsage)
 
-    async def close_grant(self, grant_id: str) -> GrantUsage:
-        return await self._call("DELETE", f"/v1/grants/{grant_id}", GrantUsage)
+    async def close_grant(self, grant_id: str) -> SignedUsage:
+        """For ever. Again: the same receipt again. `billpay.grants.verify_receipt` judges it."""
+        return await self._call("DELETE", f"/v1/grants/{grant_id}", SignedUsage)
+
+    async def secretary_key(self) -> SecretaryKey:
+        """Whose grants the gateway takes from us."""
+        return await self._call("GET", "/v1/secretary-key", SecretaryKey)
+
+    async def succeed_secretary_key(self, succession: Signed) -> SecretaryKey:
+        """Gives it our secretary's new key: a `KeySuccession`, signed by the old one."""
+        return await self._call("PUT", "/v1/secretary-key", SecretaryKey, body=succession)
 
     # --- prices and alternatives ------------------------------------------------------------------------------------
 

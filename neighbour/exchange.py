@@ -43,6 +43,7 @@ from billpay.settlement import (
     LinkPosition,
     Parties,
     Role,
+    RoundTotals,
     Standing,
     StandingState,
     claim_nanodollars,
@@ -231,6 +232,7 @@ class LinkExchange:
             received_nanodollars=reading.received_nanodollars,
             sent_packets=reading.sent_packets,
             received_packets=reading.received_packets,
+            cut_nanodollars=reading.cut_nanodollars,
         )
 
     async def _post_orders(self, client: StatementClient) -> None:
@@ -313,6 +315,7 @@ class LinkExchange:
             received_nanodollars=reading.received_nanodollars,
             sent_packets=reading.sent_packets,
             received_packets=reading.received_packets,
+            cut_nanodollars=reading.cut_nanodollars,
             closing=closing,
             settled_number=self._book.last_number(self.terms.link, Side.PEER),
         )
@@ -356,19 +359,22 @@ class LinkExchange:
     def _book_round(self, own: Statement, peer: Statement) -> None:
         opening, answer = (own, peer) if self.role is Role.CALLER else (peer, own)
         totals = agreed(reading_of(opening), reading_of(answer))
-        transfers = interval_transfers(
-            self.terms.link, own.interval, self.role, before=self._before(), after=(reading_of(own), totals)
-        )
+        after = RoundTotals(own=reading_of(own), agreed=totals, cut_by_peer_nanodollars=peer.cut_nanodollars)
+        transfers = interval_transfers(self.terms.link, own.interval, self.role, before=self._before(), after=after)
         for transfer in transfers:
             expect(transfer, self._book.apply(transfer))
         self._book.put_round(self.terms.link, own.interval, totals)
 
-    def _before(self) -> tuple[Reading, Agreed]:
-        """Our counters and what was agreed at the last round."""
+    def _before(self) -> RoundTotals:
+        """The last round."""
         interval = self._book.last_round(self.terms.link)
         totals = self._book.round(self.terms.link, interval)
         own = self._book.statement(self.terms.link, interval, Side.OWN)
-        return (reading_of(own.statement), totals) if own and totals else (Reading(), Agreed())
+        peer = self._book.statement(self.terms.link, interval, Side.PEER)
+        if own is None or peer is None or totals is None:
+            return RoundTotals()
+        cut = peer.statement.cut_nanodollars
+        return RoundTotals(own=reading_of(own.statement), agreed=totals, cut_by_peer_nanodollars=cut)
 
     def _book_closing(self, closing: Closing) -> None:
         """The last reading of a round: now it can be compared."""

@@ -1,6 +1,7 @@
 """Who a node is: an Ed25519 key in a file, and the certificate that follows from it.
 
-Decides: where and how the key is kept (0600, created once, atomically), and the certificate's exact bytes.
+Decides: where and how the key is kept (0600, created once, atomically) unless somebody else keeps it (the secretary's
+own stores), and the certificate's exact bytes.
 Refuses to know: whom a node trusts (`neighbour.tls`) and what it signs (`billpay.signing`).
 Source: ARCHITECTURE ("Node identity"); docs/adr/0006.
 
@@ -10,11 +11,12 @@ deterministic, so the same key and name give the same bytes for ever.  Its PEM t
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import os
 import secrets
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -104,6 +106,28 @@ class NodeIdentity:
     def sign(self, message: Message) -> Signed:
         return sign(self.key, message)
 
+    @contextlib.contextmanager
+    def key_file(self) -> Iterator[Path]:
+        """Where a library that takes only files (`ssl`) finds the key: its file, or for a moment one in memory."""
+        if self.key_path.exists():
+            yield self.key_path
+            return
+        descriptor = os.memfd_create("key", os.MFD_CLOEXEC)
+        try:
+            os.write(descriptor, _key_pem(self.key))
+            yield Path(f"/proc/self/fd/{descriptor}")
+        finally:
+            os.close(descriptor)
+
+    def write_certificate(self) -> None:
+        """For a key that is kept elsewhere: the file that neighbours are given. Raises EnvironmentFault."""
+        try:
+            _refresh_certificate(self)
+        except OSError as error:
+            raise EnvironmentFault(
+                "write certificate", str(self.certificate_path), error.strerror or error, "check the state directory"
+            ) from error
+
     def __repr__(self) -> str:
         return f"NodeIdentity({self.name}, {self.fingerprint[:16]}…)"
 
@@ -121,7 +145,7 @@ class NodeIdentity:
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             if not key_path.exists():
                 _create_once(key_path, _key_pem(SigningKey(draw(SEED_BYTES))))
-            identity = cls(name=name, key=_load_key(key_path), directory=directory)
+            identity = cls(name=name, key=load_key(key_path), directory=directory)
             _refresh_certificate(identity)
         except OSError as error:
             raise EnvironmentFault(
@@ -199,7 +223,8 @@ def _sync_directory(directory: Path) -> None:
         os.close(descriptor)
 
 
-def _load_key(path: Path) -> SigningKey:
+def load_key(path: Path) -> SigningKey:
+    """From a file as `load_or_create` makes it. Raises EnvironmentFault; OSError when it cannot be read."""
     with path.open("rb") as file:
         mode = os.fstat(file.fileno()).st_mode
         if stat.S_IMODE(mode) & 0o077:

@@ -79,7 +79,8 @@ def _context(protocol: int, identity: NodeIdentity, peers: PinnedPeers) -> ssl.S
     context.check_hostname = False  # a key is pinned, whatever the address
     context.verify_mode = ssl.CERT_REQUIRED
     try:
-        context.load_cert_chain(identity.certificate_path, identity.key_path)
+        with identity.key_file() as path:
+            context.load_cert_chain(identity.certificate_path, path)
     except (OSError, ssl.SSLError) as error:
         raise EnvironmentFault(
             "load node key", str(identity.key_path), error, "start again to restore the certificate"

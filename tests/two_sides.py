@@ -51,6 +51,8 @@ class Way:
     received: int = 0
     received_packets: int = 0
     lost: int = 0
+    ceiling: int | None = None  # the receiver takes no more than this of a packet
+    cut: int = 0
     wire: deque[int] = field(default_factory=deque)
     late: deque[int] = field(default_factory=deque)
 
@@ -78,7 +80,9 @@ class Way:
             self.lost += self.wire.popleft()
 
     def _arrive(self, amount: int) -> None:
-        self.received += amount
+        taken = amount if self.ceiling is None else min(amount, self.ceiling)
+        self.received += taken
+        self.cut += amount - taken
         self.received_packets += amount > 0
 
 
@@ -241,4 +245,5 @@ def _reading(out: Way, back: Way) -> Reading:
         received_nanodollars=back.received,
         sent_packets=out.sent_packets,
         received_packets=back.received_packets,
+        cut_nanodollars=back.cut,
     )

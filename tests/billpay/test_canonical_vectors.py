@@ -15,13 +15,25 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from hypothesis import given
 from hypothesis import strategies as st
 
-from billpay.messages import Echo, Grant, Message, OadDescription, Settlement, Signed, Statement, Tariff
+from billpay.messages import (
+    Echo,
+    Grant,
+    GrantReceipt,
+    KeySuccession,
+    Message,
+    OadDescription,
+    Settlement,
+    Signed,
+    Statement,
+    Tariff,
+)
 from billpay.signing import SigningKey, canonical_bytes, kind_of, sign, verify
 
 SPEC = Path(__file__).parents[2] / "docs" / "spec"
 FILE: dict[str, Any] = json.loads((SPEC / "vectors" / "canonical.json").read_text(encoding="utf-8"))
 TYPES: dict[str, type[Message]] = {
-    kind_of(message): message for message in (Statement, Grant, Echo, Tariff, OadDescription, Settlement)
+    kind_of(message): message
+    for message in (Statement, Grant, Echo, Tariff, OadDescription, Settlement, GrantReceipt, KeySuccession)
 }
 
 each_vector = pytest.mark.parametrize("vector", FILE["vectors"], ids=lambda vector: vector["name"])

@@ -20,6 +20,7 @@ from billpay.settlement import (
     LinkPosition,
     Parties,
     Role,
+    RoundTotals,
     Standing,
     StandingState,
     claim_nanodollars,
@@ -204,10 +205,10 @@ def test_the_claim_is_by_our_own_counters_less_what_we_owe() -> None:
 # --- the transfers of a link ------------------------------------------------------------------------------------------
 
 
-def book(role: Role, own: Reading, totals: Agreed) -> Ledger:
+def book(role: Role, own: Reading, totals: Agreed, cut: int = 0) -> Ledger:
     ledger = Ledger()
-    nothing = (Reading(), Agreed())
-    for transfer in interval_transfers("L", 1, role, before=nothing, after=(own, totals)):
+    after = RoundTotals(own=own, agreed=totals, cut_by_peer_nanodollars=cut)
+    for transfer in interval_transfers("L", 1, role, before=RoundTotals(), after=after):
         assert ledger.apply(transfer).holds
     return ledger
 
@@ -223,6 +224,15 @@ def test_an_interval_splits_our_counters_into_agreed_and_unconfirmed() -> None:
         AccountKind.RECEIVABLE: 35,
         AccountKind.UNCONFIRMED_RECEIVED: 5,
     }
+
+
+@pytest.mark.row("MV-07")
+@pytest.mark.parametrize(("cut", "booked"), [(7, 7), (10, 10), (10**6, 10)])
+def test_what_the_neighbour_cut_off_has_its_own_account_and_is_never_more_than_was_sent(cut: int, booked: int) -> None:
+    ledger = book(Role.CALLER, Reading(sent_nanodollars=100), Agreed(forward_nanodollars=90), cut)
+    assert ledger.balance(Account(AccountKind.OVER_CEILING, "L")).posted_nanodollars == -booked
+    assert ledger.balance(Account(AccountKind.UNCONFIRMED_SENT, "L")).posted_nanodollars == -(10 - booked)
+    assert ledger.balance(Account(AccountKind.PAYABLE, "L")).posted_nanodollars == -90
 
 
 def test_what_one_side_owes_the_other_is_owed() -> None:

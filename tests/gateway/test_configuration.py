@@ -14,10 +14,11 @@ import pytest
 
 from billpay.errors import ConfigurationError, EnvironmentFault
 from gateway import configuration as c
-from gateway.plan import MarkingRule, Peer
+from gateway.plan import Ceiling, HostRole, MarkingRule, Peer
 
 SAMPLE = Path(__file__).parents[2] / "docs" / "samples" / "gateway.toml"
 
+ACME: dict[str, Any] = {"name": "acme", "ceiling": {"packet_nanodollars": 50, "grant_nanodollars": 7}}
 SMALL: dict[str, Any] = {
     "gateway": {"name": "X", "as_number": 64512, "state_directory": "/var/lib/x"},
     "links": [
@@ -168,6 +169,14 @@ MISTAKES: list[tuple[str, Callable[[dict[str, Any]], object]]] = [
         "links[2].tunnel_remote: on a legacy link",
         both(put("links", 2, "tunnel_local", "192.0.2.1"), put("links", 2, "tunnel_remote", "192.0.2.2")),
     ),
+    ("links[1].role: on a gateway link", put("links", 1, "role", "never")),
+    ("links[2].ceiling: on a legacy link", put("links", 2, "ceiling", {"packet_nanodollars": 1})),
+    ("links[0].organisation: no organisation 'acme'", put("links", 0, "organisation", "acme")),
+    ("organisations.name: 'acme' is used twice", put("organisations", [ACME, ACME])),
+    (
+        "links[1].organisation: on a gateway link",
+        both(put("organisations", [ACME]), put("links", 1, "organisation", "acme")),
+    ),
     ("routes[0].prefix: '10.0.2.0/33'", put("routes", 0, "prefix", "10.0.2.0/33")),
     ("routes[0].prefix: 10.0.2.1/24 has host bits set", put("routes", 0, "prefix", "10.0.2.1/24")),
     ("routes[1].prefix: 10.0.2.0/24 is given twice", put("routes", 1, "prefix", "10.0.2.0/24")),
@@ -231,6 +240,19 @@ def test_the_plan_is_what_the_file_says(tmp_path: Path) -> None:
     (route,) = plan.routes
     assert route.prefix == ip_network("10.0.2.0/24")
     assert [(item.number, item.link) for item in route.alternatives] == [(4, "toY")]
+
+
+@pytest.mark.row("MV-07")
+def test_of_a_hosts_ceiling_and_its_organisations_the_lower_one_holds(tmp_path: Path) -> None:
+    tables = copy.deepcopy(SMALL)
+    tables["organisations"] = [ACME, {"name": "other", "ceiling": {"packet_nanodollars": 1}}]
+    own = {"packet_nanodollars": 90, "grant_nanodollars": 3, "grant_nanodollars_per_s": 5}
+    tables["links"] = [tables["links"][0] | {"interface": "lo", "organisation": "acme", "ceiling": own}]
+    tables["links"][0]["role"] = "mirror"
+    tables["routes"] = []
+    (link,) = c.plan_of(c.load(written(tables, tmp_path))).links
+    assert link.role is HostRole.MIRROR
+    assert link.ceiling == Ceiling(packet_nanodollars=50, grant_nanodollars=3, grant_nanodollars_per_s=5)
 
 
 def test_an_unknown_interface_is_the_environments_fault(tmp_path: Path) -> None:

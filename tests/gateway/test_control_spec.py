@@ -16,7 +16,10 @@ from billpay.grants import ReplacementRefusal
 from billpay.messages import CONTROL_PORT, Message
 from billpay.settlement import Acceptance
 from gateway.control import BODY_BYTES_MAX, STATUS, STREAMS_MAX, ControlApi
+from gateway.grant_store import MAX_REMEMBERED_PER_LINK, REMEMBER_S
+from gateway.granting import CLOSE_AFTER_S
 from gateway.payments import MAX_GRANTS, MAX_GRANTS_PER_FLOW
+from gateway.secretary_keys import MAX_SUCCESSIONS
 from neighbour.control import CONNECT_S, TOTAL_S
 
 ROOT = Path(__file__).parents[2]
@@ -26,6 +29,8 @@ RAISED = re.compile(r'(?:RemoteProtocolError|Refused)\(\s*(?:code=)?"([a-z-]+)"'
 RETURNED = re.compile(r'return "([a-z]+(?:-[a-z]+)+)"')
 ANSWERING = (
     "gateway/control.py",
+    "gateway/granting.py",
+    "gateway/secretary_keys.py",
     "gateway/neighbours.py",
     "gateway/payments.py",
     "gateway/datapath.py",
@@ -33,6 +38,7 @@ ANSWERING = (
     "neighbour/control.py",
     "billpay/signing.py",
     "billpay/links.py",
+    "billpay/grants.py",
 )
 SHORTENED = {
     '"document": "…"': '"document": ""',
@@ -56,7 +62,6 @@ def test_every_endpoint_is_there_and_no_other() -> None:
         neighbours=nothing,
         grants=nothing,
         published=nothing,
-        ask=nothing,
         quote=nothing,
         clock=nothing,
     )
@@ -92,6 +97,10 @@ def test_limits_are_the_codes() -> None:
         f"{STREAMS_MAX} streams",
         f"{CONNECT_S} s for the connection and {TOTAL_S} s for the answer",
         f"At most {MAX_GRANTS_PER_FLOW} open grants for one flow of a link and {MAX_GRANTS} on a gateway",
+        f"of a link together at most {MAX_REMEMBERED_PER_LINK}",
+        f"by itself {CLOSE_AFTER_S} s after its end",
+        f"until {REMEMBER_S} s after it",
+        f"A chain has at most {MAX_SUCCESSIONS} documents",
     ):
         assert text in " ".join(SPEC.split())
 
@@ -102,7 +111,11 @@ def test_every_answer_has_an_example() -> None:
         "AgreementRequest",
         "Agreement",
         "Grant",
-        "GrantUsage",
+        "GrantTerms",
+        "GrantReceipt",
+        "SignedUsage",
+        "KeySuccession",
+        "SecretaryKey",
         "Tariff",
         "PriceQuote",
         "OadDescription",

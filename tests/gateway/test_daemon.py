@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -13,22 +14,27 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from gateway_network import paying, plain
 from real_gateway import COMMAND, CONFIGURATION, RealGateway, children_of, kernel_state, real_gateway, wait_until
 
 from billpay.errors import RemoteProtocolError
+from billpay.grants import verify_receipt
 from billpay.messages import (
     AgreementRequest,
     FlowSelector,
     Grant,
     GrantKind,
     GrantState,
+    KeySuccession,
     OadDescription,
+    SecretaryKey,
+    Signed,
     Statement,
     Tariff,
     Timescale,
 )
 from billpay.signing import sign, verify
-from gateway.admin import read_status
+from gateway.admin import LinkStatus, read_status
 from lab.traffic import Counted
 from neighbour.control import ControlClient, Unreachable
 from neighbour.identity import NodeIdentity
@@ -120,15 +126,18 @@ def test_grants_open_once_grow_and_close_and_only_the_secretary_signs_them(gatew
         elsewhere = msgspec.structs.replace(grant_of(gateway), gateway=gateway.stranger.fingerprint)
         assert await refused(client, elsewhere, gateway.secretary) == "other-gateway"
         assert await refused(client, grant_of(gateway, serial=2), gateway.secretary) == "unknown-grant"
-        usage = await client.open_grant("a" * 32, sign(gateway.secretary.key, grant_of(gateway)))
-        assert usage.state is GrantState.OPEN
+        terms = await client.open_grant("a" * 32, sign(gateway.secretary.key, grant_of(gateway)))
+        assert (terms.usage.state, terms.cap_nanodollars, terms.max_amount) == (GrantState.OPEN, 1000, 1_000_000)
         assert await refused(client, grant_of(gateway, cap=2), gateway.secretary) == "old-serial"
         assert await refused(client, grant_of(gateway, serial=2, key="1" * 32), gateway.secretary) == "other-key"
         await client.open_grant("a" * 32, sign(gateway.secretary.key, grant_of(gateway, serial=2, cap=5000)))
-        assert (await client.grant_usage("a" * 32)).serial == 2
-        assert (await client.close_grant("a" * 32)).state is GrantState.CLOSED
-        with pytest.raises(RemoteProtocolError, match="unknown-grant"):
-            await client.grant_usage("a" * 32)
+        assert (await client.grant_usage("a" * 32)).usage.serial == 2
+        closed = await client.close_grant("a" * 32)
+        assert closed.usage.state is GrantState.CLOSED
+        receipt = verify_receipt(closed.receipt, closed.public_key, grant_of(gateway).gateway)
+        assert (receipt.grant, receipt.serial, receipt.spent_nanodollars) == ("a" * 32, 2, 0)
+        assert await client.close_grant("a" * 32) == await client.grant_usage("a" * 32) == closed
+        assert await refused(client, grant_of(gateway, serial=3, cap=9000), gateway.secretary) == "grant-closed"
 
     in_a(gateway, talk)
 
@@ -145,12 +154,122 @@ def test_open_grants_and_agreements_are_there_after_a_kill(gateway: RealGateway)
     gateway.start()
 
     async def look(client: ControlClient) -> None:
-        assert (await client.grant_usage("a" * 32)).state is GrantState.OPEN
+        assert (await client.grant_usage("a" * 32)).usage.state is GrantState.OPEN
 
     in_a(gateway, look)
     status = asyncio.run(read_status(gateway.admin))
     assert status.open_grants == 1
     assert [link.state for link in status.links if link.name == "a"] == ["agreed before the restart"]
+
+
+def succession(
+    gateway: RealGateway, old: NodeIdentity, new: NodeIdentity, serial: int, signer: NodeIdentity | None = None
+) -> Signed:
+    document = KeySuccession(
+        old=old.fingerprint, new_certificate=new.certificate.pem, serial=serial, signed_unix_s=int(time.time())
+    )
+    return sign((signer or old).key, document)
+
+
+@pytest.mark.row("BP-44")
+def test_the_secretarys_new_key_is_taken_from_the_old_one_and_outlives_a_kill(gateway: RealGateway) -> None:
+    gateway.start()
+    old, new, thief = gateway.secretary, gateway.stranger, gateway.host
+
+    async def succeed(client: ControlClient) -> None:
+        assert await client.secretary_key() == SecretaryKey(fingerprint=old.fingerprint, serial=0)
+        with pytest.raises(RemoteProtocolError, match="wrong-signer"):
+            await client.succeed_secretary_key(succession(gateway, old, thief, 1, signer=thief))
+        await client.open_grant("a" * 32, sign(old.key, grant_of(gateway)))
+        document = succession(gateway, old, new, 1)
+        for _ in range(2):  # its answer may be lost
+            state = await client.succeed_secretary_key(document)
+            assert state == SecretaryKey(fingerprint=new.fingerprint, serial=1)
+
+    in_a(gateway, succeed)
+    gateway.kill()
+    gateway.start()
+
+    async def afterwards(client: ControlClient) -> None:
+        assert (await client.secretary_key()).fingerprint == new.fingerprint
+        assert (await client.grant_usage("a" * 32)).usage.state is GrantState.OPEN  # it was opened by a good key
+        with pytest.raises(RemoteProtocolError, match="wrong-signer"):
+            await client.open_grant("a" * 32, sign(old.key, grant_of(gateway, serial=2)))
+        await client.open_grant("a" * 32, sign(new.key, grant_of(gateway, serial=2)))
+        with pytest.raises(RemoteProtocolError, match="wrong-signer"):
+            await client.succeed_secretary_key(succession(gateway, old, thief, 2))
+
+    in_a(gateway, afterwards)
+    assert gateway.said(" is up")
+    assert "grants are signed by" in gateway.log()
+
+
+UNDER_A_CEILING = CONFIGURATION.replace(
+    "[[links]]", '[[organisations]]\nname = "lab"\nceiling = {{ packet_nanodollars = 10 }}\n\n[[links]]', 1
+).replace('peer = "host"', 'peer = "host"\norganisation = "lab"\nrole = "payer"')
+
+
+def send_paying(gateway: RealGateway, amounts: list[int]) -> None:
+    """Packets of host a with payments as whoever holds its grant's key makes them."""
+    now = int(time.time())
+    packet = plain("10.9.1.1", "10.9.2.1", sport=1, dport=2)
+    packets = [paying(packet, amount, key=bytes(16), unix_s=now) for amount in amounts]
+
+    def send() -> None:
+        with socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW) as raw:
+            for one in packets:
+                raw.sendto(one, ("10.9.2.1", 0))
+
+    gateway.network.a.call(send)
+
+
+def status_of_a(gateway: RealGateway) -> LinkStatus:
+    return next(link for link in asyncio.run(read_status(gateway.admin)).links if link.name == "a")
+
+
+@pytest.mark.row("BP-41", "BP-44", "MV-07")
+def test_whoever_holds_the_hosts_keys_gets_what_the_gateway_allows(gateway: RealGateway) -> None:
+    """Real packets: above the ceiling, by a grant that was closed, and out of a mirror that took nothing in."""
+    gateway.write_config(UNDER_A_CEILING)
+    gateway.start()
+    document = sign(gateway.secretary.key, grant_of(gateway))
+
+    async def open_it(client: ControlClient) -> None:
+        assert (await client.agree(request_of())).max_amount == 10
+        assert (await client.open_grant("a" * 32, document)).max_amount == 10
+
+    in_a(gateway, open_it)
+    send_paying(gateway, [50, 10, 500])
+    wait_until(lambda: status_of_a(gateway).cut_packets == 2)
+    status = status_of_a(gateway)
+    assert (status.received_nanodollars, status.cut_nanodollars) == (30, 40 + 490)
+    wait_until(lambda: "over_ceiling on link a" in gateway.log())
+
+    async def close_and_show_again(client: ControlClient) -> None:
+        closed = await client.close_grant("a" * 32)
+        receipt = verify_receipt(closed.receipt, closed.public_key, gateway.gateway.fingerprint)
+        assert (receipt.spent_nanodollars, receipt.packets) == (30, 3)
+        with pytest.raises(RemoteProtocolError, match="grant-closed"):
+            await client.open_grant("a" * 32, document)
+
+    in_a(gateway, close_and_show_again)
+    send_paying(gateway, [5, 5])
+    wait_until(lambda: asyncio.run(read_status(gateway.admin)).counters["unpaid_no_grant"] == 2)
+    gateway.stop()
+    gateway.write_config(UNDER_A_CEILING.replace('role = "payer"', 'role = "mirror"'))
+    gateway.start()
+
+    async def again(client: ControlClient) -> None:
+        with pytest.raises(RemoteProtocolError, match="grant-closed"):
+            await client.open_grant("a" * 32, document)
+        another = msgspec.structs.replace(grant_of(gateway), grant="b" * 32)
+        await client.open_grant("b" * 32, sign(gateway.secretary.key, another))
+
+    in_a(gateway, again)
+    send_paying(gateway, [5, 7])
+    wait_until(lambda: status_of_a(gateway).role_refused_packets == 2)
+    status = status_of_a(gateway)
+    assert (status.role, status.role_refused_nanodollars, status.received_nanodollars) == ("mirror", 12, 30)
 
 
 def test_strangers_and_wrong_words_get_a_code_and_change_nothing(gateway: RealGateway) -> None:

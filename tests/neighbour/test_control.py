@@ -18,13 +18,16 @@ from billpay.messages import (
     AgreementRequest,
     AlternativePrice,
     GrantState,
+    GrantTerms,
     GrantUsage,
     Identity,
     Message,
     PriceQuote,
     Problem,
+    SecretaryKey,
     SettlementReceipt,
     Signed,
+    SignedUsage,
     StatementReply,
     Tariff,
     Timescale,
@@ -40,6 +43,13 @@ from neighbour.tls import PinnedPeers, server_context
 NodeOf = Callable[[str], NodeIdentity]
 Handler = Callable[[web.Request], object]
 USAGE = GrantUsage(grant="ab" * 16, serial=1, state=GrantState.OPEN, spent_nanodollars=3, packets=2, refused_packets=0)
+TERMS = GrantTerms(usage=USAGE, max_amount=1000, cap_nanodollars=9, rate_nanodollars_per_s=8, burst_nanodollars=7)
+CLOSED = SignedUsage(
+    usage=USAGE,
+    receipt=Signed(kind="grant-receipt", document=b"{}", signer="0" * 64, signature=bytes(64)),
+    public_key=bytes(32),
+)
+KEY = SecretaryKey(fingerprint="0" * 64, serial=3)
 AGREEMENT = Agreement(
     link="X/toA",
     header=True,
@@ -110,7 +120,8 @@ async def test_every_method_calls_its_path_and_gives_its_type(node: NodeOf) -> N
     reply = StatementReply(statement=document, in_default=True)
     receipt = SettlementReceipt(settlement="ab" * 16, posted=True, already=False)
     signed = msgspec.json.encode(document)
-    answers: list[object] = [identity, AGREEMENT, USAGE, USAGE, USAGE, document, quote, (document,), reply, receipt]
+    answers: list[object] = [identity, AGREEMENT, TERMS, CLOSED, CLOSED, KEY, KEY, document, quote, (document,)]
+    answers += [reply, receipt]
     waiting = iter(answers)
     async with gateway(node, lambda _: next(waiting)) as (client, asked):
         given: list[object] = [
@@ -119,6 +130,8 @@ async def test_every_method_calls_its_path_and_gives_its_type(node: NodeOf) -> N
             await client.open_grant("ab" * 16, document),
             await client.grant_usage("ab" * 16),
             await client.close_grant("ab" * 16),
+            await client.secretary_key(),
+            await client.succeed_secretary_key(document),
             await client.tariff(),
             await client.price("fd00::1", 1500),
             await client.oads(),
@@ -132,6 +145,8 @@ async def test_every_method_calls_its_path_and_gives_its_type(node: NodeOf) -> N
         ("PUT", f"/v1/grants/{'ab' * 16}", signed),
         ("GET", f"/v1/grants/{'ab' * 16}", b""),
         ("DELETE", f"/v1/grants/{'ab' * 16}", b""),
+        ("GET", "/v1/secretary-key", b""),
+        ("PUT", "/v1/secretary-key", signed),
         ("GET", "/v1/tariff", b""),
         ("GET", "/v1/price?destination=fd00::1&size=1500", b""),
         ("GET", "/v1/oads", b""),

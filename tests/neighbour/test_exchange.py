@@ -111,6 +111,30 @@ def check_loss_lines_are_true(sides: TwoSides) -> None:
                 assert before < named <= sides.lost_at_closing[line.interval][direction]
 
 
+@pytest.mark.row("MV-07")
+def test_what_the_gateway_cuts_off_is_booked_by_its_name_and_is_no_loss(sides: TwoSides) -> None:
+    """A host that carries more than its organisation allows owes the ceiling; the rest is neither lost nor disputed."""
+    sides.forward.ceiling = 30
+    for amount in (100, 30, 7, 100, 31):
+        sides.forward.send(amount)
+        sides.plan.during_request = lambda: sides.forward.send(50)  # on the wire while the counters are read
+        sides.interval()
+    sides.forward.send(20)
+    sides.forward.lose(1)
+    sides.settle_down()
+    host, gateway = sides.caller.exchange.status(), sides.answerer.exchange.status()
+    assert sides.forward.cut == 70 + 70 + 1 + 5 * 20
+    assert sides.caller.balance(AccountKind.OVER_CEILING) == -sides.forward.cut
+    assert sides.caller.balance(AccountKind.LINK_LOSS) == -20
+    assert sides.caller.balance(AccountKind.UNCONFIRMED_SENT) == 0
+    assert sides.answerer.balance(AccountKind.DISPUTED) == 0
+    assert host.owed_by_us == gateway.owed_by_peer == sides.forward.received
+    assert [(line.kind, line.nanodollars) for line in host.lines] == [(LineKind.LOSS, 20)]
+    assert host.lines == gateway.lines
+    assert host.agrees
+    assert gateway.agrees
+
+
 # --- traffic, loss and settlement -------------------------------------------------------------------------------------
 
 
