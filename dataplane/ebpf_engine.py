@@ -116,6 +116,7 @@ class EbpfEngine:
         self._plan = NO_SHAPING
         self._object: BpfObject | None = None
         self._price: PriceControl | None = None
+        self._price_refused: EnvironmentFault | None = None
         self._ring: RingBuffer | None = None
         self._group_links: list[Link] = []
         self._attached: dict[str, _Attached] = {}
@@ -160,8 +161,16 @@ class EbpfEngine:
             processes=processes,
             forwarder=self._forwarding.behind,
         )
+        self._load_price(loaded)
         self._ring = RingBuffer(loaded.map("seen"), self._on_seen)
         asyncio.get_running_loop().add_reader(self._ring.descriptor, self._ring.consume)
+
+    def _load_price(self, loaded: BpfObject) -> None:
+        """Registered only when a class wants it; loaded now, while we may: CAP_PERFMON is given up after the start."""
+        try:
+            self._price = PriceControl(weights=loaded.map(WEIGHTS), registered=False)
+        except EnvironmentFault as fault:
+            self._price_refused = fault
 
     def _attach_to_sockets(self) -> None:
         """At the root of all control groups; the programs look at sockets of our own network namespace only."""
@@ -232,9 +241,11 @@ class EbpfEngine:
         if not wanted:
             rules.restore(self._ecn_record_path)
             return []
+        if self._price is None:
+            return [Limit(ability=Ability.PRICE_CONGESTION_CONTROL, cause=str(self._price_refused))]
         try:
             rules.apply(_ASK_FOR_ECN, self._ecn_record_path)
-            self._price = self._price or PriceControl(weights=self._object_or_fail().map(WEIGHTS))
+            self._price.register()
         except EnvironmentFault as fault:
             return [Limit(ability=Ability.PRICE_CONGESTION_CONTROL, cause=str(fault))]
         return []

@@ -27,6 +27,7 @@ from billpay.errors import EnvironmentFault
 from dataplane import command
 from dataplane.command import Kind
 from dataplane.counters import ACCEPTS, CounterFile, Recovery
+from dataplane.hardening import FOR_MAIN_ONLY, drop_capabilities
 from dataplane.heartbeat import BEAT_NS, DeadManTimer, HeartbeatFile, Role, die_with_parent, sharpen_timers
 from dataplane.nfqueue import BATCH_PACKETS, NfqueueSocket, QueueConfig, Troubles
 from dataplane.port import Action, PacketCore
@@ -72,6 +73,7 @@ def serve(build: Build, *, event_interval_ns: int = EVENT_INTERVAL_NS) -> int:
     """
     environment = os.environ
     die_with_parent(int(environment[ENVIRONMENT_PARENT]))
+    drop_capabilities(FOR_MAIN_ONLY)
     sharpen_timers()
     command_fd = int(environment[ENVIRONMENT_COMMAND_FD])
     try:

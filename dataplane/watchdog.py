@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from dataplane.hardening import FOR_MAIN_ONLY, drop_capabilities
 from dataplane.heartbeat import Beat, HeartbeatFile, Role, die_with_parent, process_state
 
 PERIOD_NS: Final = 50_000_000
@@ -53,6 +54,7 @@ class Patient:
 def main(arguments: list[str]) -> int:
     path, parent_pid = Path(arguments[0]), int(arguments[1])
     die_with_parent(parent_pid)
+    drop_capabilities(FOR_MAIN_ONLY)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for main; we go when it goes
     _take_precedence()
     page = HeartbeatFile(path)

@@ -23,6 +23,7 @@ import secretary.configuration
 from cli.command import RUN_DIRECTORY, STATE_DIRECTORY
 from cli.exit_codes import ExitCode
 from cli.main import main
+from secretary.keys.sealing import SEAL_NAME
 
 ROOT = Path(__file__).parent.parent
 PACKAGING = ROOT / "packaging"
@@ -203,7 +204,7 @@ def test_paths_are_the_samples_and_the_commands() -> None:
         (GATEWAY, isp.state_directory, isp.admin_socket),
         (SECRETARY, keeper.state_directory, keeper.socket),
     ):
-        assert state_directory == Path("/var/lib") / one(unit, "StateDirectory")
+        assert state_directory == Path("/var/lib") / one(unit, "StateDirectory").split()[0]
         assert socket.parent == Path("/run") / one(unit, "RuntimeDirectory")
     for unit in (GATEWAY, SECRETARY):
         path = f"/etc/hostagent/{unit.removeprefix('hostagent-')}.toml"
@@ -215,7 +216,6 @@ def test_paths_are_the_samples_and_the_commands() -> None:
     assert (agent.state_directory, agent.socket.parent) == (STATE_DIRECTORY, RUN_DIRECTORY)
     assert agent.secretary is not None
     assert Path(agent.secretary.socket) == keeper.socket
-    assert one(SECRETARY, "ExecStartPost").split()[-1] == str(keeper.socket)
     assert not Path(agent.secretary.certificate).is_relative_to(keeper.state_directory), "the agent cannot read there"
 
 
@@ -286,11 +286,37 @@ def test_secretary_has_no_network_and_no_capability() -> None:
 def test_agent_reaches_the_secretarys_socket_and_nothing_behind_it() -> None:
     assert len({one(unit, "User") for unit in NAMES}) == 3
     assert one(AGENT, "SupplementaryGroups") == one(SECRETARY, "Group")  # the group of its socket's folder
-    assert one(SECRETARY, "RuntimeDirectoryMode") == "0750"
-    assert one(SECRETARY, "ExecStartPost").startswith("chmod 0660 ")
+    assert one(SECRETARY, "RuntimeDirectoryMode") == "0755"
     assert one(SECRETARY, "StateDirectoryMode") == "0700"
-    assert one(SECRETARY, "PrivateUsers") == "yes"
-    assert f"-/var/lib/{one(SECRETARY, 'StateDirectory')}" in one(AGENT, "InaccessiblePaths").split()
+    hidden = [f"-/var/lib/{name}" for name in one(SECRETARY, "StateDirectory").split()]
+    assert one(AGENT, "InaccessiblePaths").split() == hidden
+
+
+def test_secretary_sees_who_calls_and_keeps_its_seal_apart() -> None:
+    """In a user namespace of its own every caller would be nobody: it could not tell the agent from a person."""
+    settings = settings_of(SECRETARY)
+    assert "PrivateUsers" not in settings
+    assert one(SECRETARY, "StateDirectory").split() == [SECRETARY, f"{SECRETARY}-seal"]
+    assert one(SECRETARY, "LoadCredentialEncrypted") == SEAL_NAME  # without a path: it may be missing
+    assert one(SECRETARY, "LimitCORE") == "0"
+
+
+@pytest.mark.parametrize("unit", NAMES)
+def test_no_unit_may_look_into_other_processes(unit: str) -> None:
+    forbidden = settings_of(unit)["SystemCallFilter"][-1].removeprefix("~").split()
+    assert {"ptrace", "process_vm_readv", "process_vm_writev", "pidfd_getfd"} <= set(forbidden)
+
+
+@needs_systemd
+def test_a_secretary_with_a_network_has_only_what_the_drop_in_names(tmp_path: Path) -> None:
+    copy_unit(PACKAGING / "systemd" / f"{SECRETARY}.service", tmp_path)
+    (tmp_path / f"{SECRETARY}.service.d").mkdir()
+    sample = PACKAGING / "systemd" / "secretary-network.conf"
+    shutil.copy(sample, tmp_path / f"{SECRETARY}.service.d")
+    done = verify(tmp_path, str(tmp_path / f"{SECRETARY}.service"))
+    assert [line for line in done.stderr.splitlines() if sample.name in line] == []
+    keys = re.findall(r"^(\w+)=", sample.read_text(encoding="utf-8"), re.MULTILINE)
+    assert keys == ["PrivateNetwork", "RestrictAddressFamilies", "IPAddressAllow"]
 
 
 def test_readers_reach_the_agents_socket_and_not_its_state() -> None:

@@ -31,19 +31,29 @@ _BPF_STRUCT_OPS: Final = 44  # enum bpf_attach_type
 
 
 class PriceControl:
-    """Registered from construction to `close`. `weights`: a socket's weight, a u32; by its descriptor from here."""
+    """Registered until `close`. `weights`: a socket's weight, a u32; by its descriptor from here."""
 
-    def __init__(self, *, weights: Map | None = None, path: Path = _OBJECT) -> None:
-        """`weights`: another object's map to use. Raises EnvironmentFault; also when another agent has the name."""
+    def __init__(self, *, weights: Map | None = None, path: Path = _OBJECT, registered: bool = True) -> None:
+        """`weights`: another object's map to use. Raises EnvironmentFault; also when another agent has the name.
+
+        Loading needs CAP_PERFMON, registering does not: who will give that up loads first and registers when it has to.
+        """
         if not _BTF.exists():
             raise EnvironmentFault("register", _WHAT, "this kernel has no BTF", "CONFIG_DEBUG_INFO_BTF is needed")
         self._object = _LinkedObject(path, shared={WEIGHTS: weights} if weights else None, max_entries={NAME: 1})
-        try:
-            self._link = self._object.link()
-        except EnvironmentFault:
-            self._object.close()
-            raise
+        self._link: Link | None = None
         self.weights = weights or self._object.map(WEIGHTS)
+        if registered:
+            try:
+                self.register()
+            except EnvironmentFault:
+                self._object.close()
+                raise
+
+    def register(self) -> None:
+        """Sockets may choose it from now on. Idempotent. Raises EnvironmentFault."""
+        if self._link is None:
+            self._link = self._object.link()
 
     def __enter__(self) -> PriceControl:
         return self
@@ -53,7 +63,8 @@ class PriceControl:
 
     def close(self) -> None:
         """Idempotent."""
-        self._link.close()
+        if self._link is not None:
+            self._link.close()
         self._object.close()
 
 
@@ -73,14 +84,15 @@ class _LinkedObject(BpfObject):
         lib, found = library(), super()._find_map(NAME)
         ctypes.set_errno(0)
         written = lib.bpf_map__attach_struct_ops(found)
-        if not written:
-            raise _refused(ctypes.get_errno())
-        descriptor = lib.bpf_link__fd(written)
-        if descriptor == lib.bpf_map__fd(found):  # libbpf before 1.2 has filled the map in, no more
-            descriptor = lib.bpf_link_create(descriptor, 0, _BPF_STRUCT_OPS, None)
+        number, filled_in = ctypes.get_errno(), lib.bpf_map__fd(found)
+        if not written and number != errno.EBUSY:  # busy: filled in by an attempt before, when the name was taken
+            raise _refused(number)
+        if not written or lib.bpf_link__fd(written) == filled_in:  # libbpf before 1.2 has filled the map in, no more
+            descriptor = lib.bpf_link_create(filled_in, 0, _BPF_STRUCT_OPS, None)
         else:
-            descriptor = os.dup(descriptor)
-        lib.bpf_link__destroy(written)
+            descriptor = os.dup(lib.bpf_link__fd(written))
+        if written:
+            lib.bpf_link__destroy(written)
         if descriptor < 0:
             raise _refused(-descriptor)
         return Link(descriptor)
