@@ -1,0 +1,1 @@
+"""Where the key that signs grants is kept, and how one follows another."""
