@@ -1,7 +1,8 @@
-"""The secretary as a process: answers the agent on a unix socket, with the rules, the budget and its own key.
+"""The secretary as a process: its journal, key, rules' files and doors around the one deciding part.
 
-Decides nothing: `secretary.issuing` does. A decision is journalled and synced before it is answered. Refuses to know
-what an answer is used for. Source: unix(7); docs/spec/secretary-protocol.md.
+Decides nothing: `secretary.secretary` does. A decision is journalled and synced before it is answered. What takes
+longer than an answer may (the learners' computing, a forest's growing) is done beside the loop. Refuses to know what
+an answer is used for. Source: docs/spec/secretary-protocol.md.
 """
 
 from __future__ import annotations
@@ -10,247 +11,356 @@ import asyncio
 import contextlib
 import logging
 import os
+import random
 import secrets
-import socket
 import sys
-import time
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
+from datetime import date
 from pathlib import Path
-from typing import assert_never
+from typing import Final, NoReturn, assert_never
 
 import msgspec
 
 from billpay.errors import EnvironmentFault, RemoteProtocolError
+from billpay.messages import Grant, Signed
 from dataplane import journal
+from dataplane.hardening import harden
 from dataplane.service import locked, until_told_to_stop
-from neighbour.identity import NodeIdentity
-from secretary.configuration import Configuration, load, rules_of
-from secretary.issuing import Decided, Denial, Ended, Entry, Issuer
+from secretary import settings
+from secretary.archive import JournalArchive
+from secretary.asking import Asker, Role
+from secretary.central.courier import Courier
+from secretary.central.policy import sign_document
+from secretary.clock import Clock, SystemClock
+from secretary.configuration import Configuration, load
+from secretary.guard.forest import Forest
+from secretary.guard.watching import Guard
+from secretary.keys.keeper import Keeper
+from secretary.listening import Listener
 from secretary.messages import (
-    LINE_BYTES_MAX,
+    AgentQuestion,
     Answer,
     AskBudget,
     AskGrant,
     AskReturn,
-    Budget,
-    Closed,
+    AskStatus,
+    AskSuccessions,
     CloseGrant,
+    Done,
     ExtendGrant,
-    Granted,
     Question,
-    Refused,
-    Reply,
-    Request,
-    Unpaid,
+    Reread,
+    Rotated,
+    RotateKey,
+    SecretaryStatus,
+    Successions,
+    TellQuit,
 )
+from secretary.people import People
+from secretary.ruling.rulefiles import RuleFiles
+from secretary.secretary import Entry, Secretary
+from secretary.states import RULES, restore, states_of
 from secretary.store import JOURNAL_FILE, Journal
+from secretary.transfers import Moment
 
-LOG = logging.getLogger("secretary")
-MAX_CLIENTS = 16
-SECOND_S = 1.0
-MESSAGE_CHARACTERS = 400
+LOG: Final = logging.getLogger("secretary")
+SECOND_S: Final = 1.0
+KEEP_STATES_S: Final = 60
+KEEP_WHOLE_S: Final = 3600
+LOOK_AT_RULES_S: Final = 2
+GROW_FOREST_S: Final = 3600
+FOREST_TIMEOUT_S: Final = 300
+CLOCK_WRONG_S: Final = 86_400
+NS_PER_S: Final = 1_000_000_000
 
 
 async def run(config_path: Path) -> None:
     """Until SIGTERM or SIGINT. Raises ConfigurationError or EnvironmentFault, also when the journal breaks later."""
+    harden()
     configuration = load(config_path)
     with locked(configuration.state_directory):
         journal.set_up(sys.stderr, configuration.state_directory)
-        process = SecretaryProcess(configuration)
+        process = SecretaryProcess(configuration, config_path)
         try:
             await process.listen()
-            LOG.info("%s is up", configuration.secretary.name)
-            await until_told_to_stop(process.keep_time())
+            await until_told_to_stop(process.work())
         finally:
             await process.close()
 
 
 class SecretaryProcess:
-    """The issuer with its journal, key and socket."""
+    """One for a host."""
 
-    def __init__(self, configuration: Configuration) -> None:
+    def __init__(self, configuration: Configuration, config_path: Path, *, clock: Clock | None = None) -> None:
+        self._configuration = configuration
+        self._config_path = config_path
+        self._clock = clock or SystemClock()
         directory = configuration.state_directory
-        self._socket = configuration.socket
-        self._identity = NodeIdentity.load_or_create(directory, name=configuration.secretary.name)
-        self._issuer = Issuer(
-            rules_of(configuration),
-            configuration.return_policy,
-            day_nanodollars=configuration.budget.day_nanodollars,
-            returns_day_nanodollars=configuration.returns.day_nanodollars,
-            draw=secrets.token_bytes,
+        self._keeper = Keeper(
+            directory,
+            name=configuration.secretary.name,
+            store=configuration.keys.store,
+            seal_directory=Path(configuration.keys.directory) if configuration.keys.directory else None,
         )
-        self._server: asyncio.Server | None = None
-        self._clients: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
-        self._decoder = msgspec.json.Decoder(Request)
+        self._doors = settings.doors_of(configuration, config_path)
         self._fault: EnvironmentFault | None = None
         self._failed = asyncio.Event()
+        self._seconds = 0
+        self._computing: asyncio.Task[None] | None = None
         self._journal = Journal(directory / JOURNAL_FILE)
         try:
-            for entry in self._journal.entries():
-                self._issuer.apply(entry)
-        except EnvironmentFault:
+            self._begin()
+        except BaseException:
             self._journal.close()
             raise
+        self._listener = Listener(self.answer, on_fault=self._fail)
 
-    async def listen(self) -> None:
-        """On a socket that nobody else may open. Raises EnvironmentFault; a socket that nobody serves is replaced."""
-        try:
-            self._socket.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            listening = _private_socket(self._socket)
-            self._server = await asyncio.start_unix_server(self._serve, sock=listening, limit=LINE_BYTES_MAX)
-        except OSError as error:
-            raise EnvironmentFault("listen on", str(self._socket), error.strerror or error, "name another") from error
+    def _begin(self) -> None:
+        configuration, now = self._configuration, self._clock.moment()
+        states = self._journal.states()
+        directory = configuration.rules_directory(self._config_path)
+        self._rule_files = RuleFiles(directory, good=settings.rule_texts_of(states, RULES))
+        found = self._rule_files.poll(now.unix_s * NS_PER_S)
+        rules = found.rules if found is not None else ()
+        self._settings = settings.settings_of(configuration, rules)
+        self.secretary = Secretary(
+            self._settings, begun=now, draw=secrets.token_bytes, sign=self._sign, keep=self._keep
+        )
+        restore(self.secretary, states)
+        for entry in self._journal.entries():
+            self.secretary.apply(entry)
+        self.secretary.announcements.clear()
+        self.people = People(self.secretary, JournalArchive(self._journal, self._fresh))
+        self.people.rule_faults = self._rule_files.faults
 
-    async def close(self) -> None:
-        """Ends every conversation: a client that is connected sees its end."""
-        if self._server is not None:
-            self._server.close()
-            self._socket.unlink(missing_ok=True)
-        clients = dict(self._clients)
-        for writer in clients.values():
-            writer.close()
-        await asyncio.gather(*clients)
-        self._journal.close()
+    def _fresh(self, only: tuple[date, date]) -> Secretary:
+        quiet = replace(self._settings, guards=False)
+        return Secretary(
+            quiet, begun=self._clock.moment(), draw=secrets.token_bytes, sign=self._sign, keep=_nobody, only=only
+        )
 
-    async def keep_time(self) -> None:
-        """Until cancelled. Raises EnvironmentFault once the journal is broken: a fresh start reads what is in it."""
-        while self._fault is None:
-            for entry in self._issuer.on_time(_unix_s()):
-                self._keep(entry)
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._failed.wait(), SECOND_S)
-        raise self._fault
+    def _sign(self, grant: Grant) -> Signed:
+        return self._keeper.identity.sign(grant)
 
     def _keep(self, entry: Entry) -> None:
         self._journal.append(entry)
-        self._issuer.apply(entry)
+        self.secretary.apply(entry)
 
-    # --- the socket -------------------------------------------------------------------------------------------------
+    def _fail(self, fault: EnvironmentFault) -> None:
+        self._fault = fault
+        self._failed.set()
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task: asyncio.Task[None] | None = asyncio.current_task()
-        assert task is not None
-        self._clients[task] = writer
+    # --- start and stop ---------------------------------------------------------------------------------------------
+
+    async def listen(self) -> None:
+        """Raises EnvironmentFault; a socket that nobody serves is replaced."""
+        configuration = self._configuration
+        await self._listener.listen_here(configuration.socket, self._doors)
+        if configuration.remote is not None:
+            certificates, doors = settings.remote_doors_of(configuration.remote)
+            address, port = configuration.remote.address
+            transport = settings.transport_of(configuration)
+            await self._listener.listen_remotely(address, port, transport, certificates, doors)
+        if self._doors.warning:
+            LOG.warning("%s", self._doors.warning)
+
+    async def close(self) -> None:
+        """Ends every conversation: a client that is connected sees its end."""
+        await self._listener.close()
+        if self._fault is None:
+            with contextlib.suppress(EnvironmentFault):
+                self._keep_states()
+        self._journal.close()
+
+    async def work(self) -> None:
+        """Until cancelled. Raises EnvironmentFault once the journal is broken: a fresh start reads what is in it."""
+        LOG.info("%s is up", self._configuration.secretary.name)  # and can be told to stop
+        async with self._corresponding():
+            while self._fault is None:
+                self._second()
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._failed.wait(), SECOND_S)
+        raise self._fault
+
+    def _second(self) -> None:
+        now = self._clock.moment()
+        self._seconds += 1
         try:
-            with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):  # gone, even in mid-line
-                await self._converse(reader, writer)
+            self.secretary.on_time(now)
+            self.secretary.on_minute(now)
+            if self._seconds % LOOK_AT_RULES_S == 0:
+                self._look_at_rules()
+            if self._seconds % KEEP_STATES_S == 0:
+                self._keep_states(whole=self._seconds % KEEP_WHOLE_S == 0)
         except EnvironmentFault as fault:
-            self._fault = fault
-            self._failed.set()
-        finally:
-            del self._clients[task]
-            writer.close()
-
-    async def _converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        if len(self._clients) > MAX_CLIENTS:
-            await _send(writer, _refused(0, "busy", f"{MAX_CLIENTS} connections are open"))
+            self._fail(fault)
             return
-        while self._fault is None:
-            try:
-                line = await reader.readuntil(b"\n")
-            except asyncio.LimitOverrunError:
-                await _send(writer, _refused(0, "too-long", f"a line has at most {LINE_BYTES_MAX} bytes"))
-                return
-            await _send(writer, self._reply(line))
+        for line in self.secretary.announcements:
+            LOG.info("%s", line)
+        self.secretary.announcements.clear()
+        if self._computing is None or self._computing.done():
+            self._computing = asyncio.get_running_loop().create_task(self._compute())
 
-    def _reply(self, line: bytes) -> Reply:
-        try:
-            request = self._decoder.decode(line)
-        except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
-            return _refused(0, "malformed", str(error))
-        try:
-            return Reply(number=request.number, answer=self.answer(request.question, _unix_s()))
-        except RemoteProtocolError as error:
-            return _refused(request.number, error.code, error.message)
+    def _keep_states(self, *, whole: bool = True) -> None:
+        self._journal.put_states(states_of(self.secretary, self._rule_files.good_texts(), whole=whole))
 
-    def answer(self, question: Question, unix_s: int) -> Answer:
-        issuer = self._issuer
-        for entry in issuer.on_time(unix_s):
-            self._keep(entry)
+    # --- beside the loop --------------------------------------------------------------------------------------------
+
+    async def _compute(self) -> None:
+        for learner in list(self.secretary.judge.learners.values()):
+            if (work := learner.due_work()) is not None:
+                learner.take(await asyncio.to_thread(work))
+        if self._configuration.guard.forest and self._seconds % GROW_FOREST_S == 1:
+            for guard in list(self.secretary.judge.guards.values()):
+                await _grow_forest(guard)
+
+    @contextlib.asynccontextmanager
+    async def _corresponding(self) -> AsyncIterator[None]:
+        """With the organisation's central secretary, where there is one."""
+        central, section = self.secretary.central, self._configuration.central
+        if central is None or section is None:
+            yield
+            return
+        courier = Courier(
+            settings.central_client_of(section, self._configuration),
+            central,
+            keep=self._keep,
+            sign=lambda report: sign_document(self._keeper.identity.key, report),
+            unix_s=self._clock.unix_s,
+            tell=lambda line: LOG.info("%s", line),
+            draw=random.random,
+        )
+        task = asyncio.get_running_loop().create_task(courier.run())
+        try:
+            yield
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+    def _look_at_rules(self) -> None:
+        """What a person writes into the rules' files holds within seconds."""
+        found = self._rule_files.poll(self._clock.unix_s() * NS_PER_S)
+        if found is None:
+            return
+        for notice in found.notices:
+            LOG.info("rules: %s", notice)
+        self._settings = settings.settings_of(self._configuration, found.rules)
+        self.secretary.reread(self._settings.policy, self._clock.moment())
+        self.people.rule_faults = self._rule_files.faults
+        self._keep_states()
+
+    # --- answers ----------------------------------------------------------------------------------------------------
+
+    def answer(self, question: Question, asker: Asker) -> Answer:
+        """Raises RemoteProtocolError or EnvironmentFault."""
+        now = self._clock.moment()
+        self.secretary.on_time(now)
+        if isinstance(question, AgentQuestion):
+            return self._answer_agent(question, now)
+        match question:
+            case AskStatus():
+                return self._status(asker)
+            case RotateKey():
+                return self._rotated(asker)
+            case Reread():
+                self._look_at_rules()
+                return Done(message="the rules' files were read; the rest of the configuration is read at the start")
+        answer = self.people.answer(question, asker, now)
+        assert answer is not None, question
+        return answer
+
+    def _answer_agent(self, question: AgentQuestion, now: Moment) -> Answer:
+        secretary = self.secretary
         match question:
             case AskGrant():
-                return self._granted(issuer.ask(question.flow, unix_s, gateway=question.gateway))
+                return secretary.ask_grant(question, now)
             case ExtendGrant():
-                spent = question.spent_nanodollars
-                return self._granted(issuer.extend(question.grant, spent_nanodollars=spent, unix_s=unix_s))
+                return secretary.extend(question, now)
             case CloseGrant():
-                if issuer.is_open(question.grant):  # asked again, after a lost answer: it is closed
-                    spent = question.spent_nanodollars
-                    self._keep(Ended(grant=question.grant, spent_nanodollars=spent, unix_s=unix_s))
-                return Closed()
+                return secretary.close(question, now)
             case AskReturn():
-                return self._granted(
-                    issuer.ask_return(
-                        question.flow,
-                        received_nanodollars=question.received_nanodollars,
-                        received_packets=question.received_packets,
-                        unix_s=unix_s,
-                        gateway=question.gateway,
-                    )
-                )
+                return secretary.ask_return(question, now)
             case AskBudget():
-                budget = issuer.budget
-                return Budget(
-                    day_nanodollars=budget.limit_nanodollars,
-                    spent_today_nanodollars=budget.spent_nanodollars,
-                    reserved_nanodollars=budget.reserved_nanodollars,
-                )
+                return secretary.budget(question, now)
+            case TellQuit():
+                secretary.on_quit(question)
+                return Done(message="their answers are over")
+            case AskSuccessions():
+                return Successions(signed=self._keeper.successions)
         assert_never(question)
 
-    def _granted(self, decided: Decided | Denial) -> Granted | Unpaid:
-        if isinstance(decided, Denial):
-            return Unpaid(code=decided.code, message=decided.message)
-        if decided.entry is not None:
-            self._keep(decided.entry)
-        rule, returns = decided.rule, self._issuer.returns
-        return Granted(
-            signed=self._identity.sign(decided.grant),
-            rule=rule.name if rule is not None else "returns",
-            strategy=rule.strategy if rule is not None else "return",
-            amount_nanodollars=rule.amount_nanodollars if rule is not None else returns.ceiling_nanodollars,
-            willingness_nanodollars=rule.willingness_nanodollars if rule is not None else 0,
-            target_bit_s=rule.target_bit_s if rule is not None else 0,
-            share_nanodollars=0 if rule is not None else returns.share_nanodollars,
+    def _rotated(self, asker: Asker) -> Rotated:
+        if Role.KEEPER not in asker.roles:
+            raise RemoteProtocolError("not-permitted", "only a keeper rotates the key; see [access] keepers")
+        succession = self._keeper.rotate(self._clock.unix_s())
+        identity = self._keeper.identity
+        return Rotated(fingerprint=identity.fingerprint, certificate=identity.certificate.pem, succession=succession)
+
+    def _status(self, asker: Asker) -> SecretaryStatus:
+        """What is others' is left out for whoever is no keeper."""
+        secretary, now = self.secretary, self._clock.moment()
+        central, keeps = secretary.central, Role.KEEPER in asker.roles
+        return SecretaryStatus(
+            name=self._configuration.secretary.name,
+            fingerprint=self._keeper.identity.fingerprint,
+            keys=self._keeper.describe(),
+            open_grants=len(secretary.issuer.open_grants),
+            reserved_nanodollars=secretary.treasury.purse.reserved_nanodollars if keeps else None,
+            balance_nanodollars=secretary.treasury.purse.balance_nanodollars if keeps else None,
+            left_nanodollars=secretary.treasury.purse.left_nanodollars(now.unix_s) if keeps else None,
+            questions=len(secretary.inbox.questions(now, user=None if keeps else asker.user)),
+            answers=secretary.answers,
+            frozen=tuple(
+                freeze.alarm.why
+                for user, guard in secretary.judge.guards.items()
+                if asker.speaks_for(user)
+                for freeze in guard.freezes
+            ),
+            warnings=tuple(self._warnings()),
+            organisation=central.state_text(now.unix_s) if central is not None else "",
+            memory_bytes=_resident_bytes(),
         )
 
+    def _warnings(self) -> Iterator[str]:
+        if self._doors.warning:
+            yield self._doors.warning
+        yield from self._rule_files.faults
+        ahead_s = self.secretary.treasury.budgets.ahead_s(self._clock.unix_s())
+        if ahead_s > CLOCK_WRONG_S:
+            days = ahead_s // CLOCK_WRONG_S
+            yield f"the clock was {days} days ahead: budgets stay in that time until a keeper says that it is right"
 
-def _private_socket(path: Path) -> socket.socket:
-    """Bound and 0600 from its first moment. Raises OSError; EnvironmentFault if somebody serves it."""
-    listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+
+def _nobody(_entry: Entry) -> NoReturn:
+    raise AssertionError("what only reads keeps nothing")
+
+
+async def _grow_forest(guard: Guard) -> None:
+    """In a process of its own, whose memory ends with it; without scikit-learn there is none, and the guard goes on."""
+    training = guard.training_set(seed=secrets.randbits(31))
+    if training is None:
+        return
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "secretary.guard.training",
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.DEVNULL,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
     try:
-        if path.is_socket():
-            _make_way(path)
-        mask = os.umask(0o177)
-        try:
-            listening.bind(str(path))
-        finally:
-            os.umask(mask)
-    except BaseException:
-        listening.close()
-        raise
-    listening.setblocking(False)
-    return listening
+        async with asyncio.timeout(FOREST_TIMEOUT_S):
+            grown, _ = await process.communicate(msgspec.msgpack.encode(training))
+    except TimeoutError:
+        process.kill()
+        await process.wait()
+        return
+    if process.returncode == 0:
+        guard.take_forest(msgspec.msgpack.decode(grown, type=Forest))
 
 
-def _make_way(path: Path) -> None:
-    """Removes a socket that a killed process left; another kind of file stays, and the bind fails."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        probe.settimeout(SECOND_S)
-        try:
-            probe.connect(str(path))
-        except ConnectionRefusedError:
-            path.unlink(missing_ok=True)
-            return
-    raise EnvironmentFault("listen on", str(path), "another process answers there", "stop it, or name another socket")
-
-
-async def _send(writer: asyncio.StreamWriter, reply: Reply) -> None:
-    writer.write(msgspec.json.encode(reply) + b"\n")
-    await writer.drain()
-
-
-def _refused(number: int, code: str, message: str) -> Reply:
-    return Reply(number=number, answer=Refused(code=code, message=message[:MESSAGE_CHARACTERS]))
-
-
-def _unix_s() -> int:
-    return int(time.time())
+def _resident_bytes() -> int:
+    with open("/proc/self/statm", encoding="ascii") as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")

@@ -46,11 +46,12 @@ class RealSecretary:
         self.process: subprocess.Popen[str] | None = None
         self.configure()
 
-    def configure(self, rules: str = RULES, *, day: int = 100_000, socket: str = "") -> None:
+    def configure(self, rules: str = RULES, *, day: int = 100_000, socket: str = "", more: str = "") -> None:
+        """`more`: other tables."""
         self.config.write_text(
             f'[secretary]\nname = "a"\nstate_directory = "{self.state}"\nsocket = "{socket}"\n'
             f"[budget]\nday_nanodollars = {day}\n"
-            f"[returns]\nshare_nanodollars = 1\nfloat_nanodollars = 30\nday_nanodollars = 1000\n{rules}"
+            f"[returns]\nshare_nanodollars = 1\nfloat_nanodollars = 30\nday_nanodollars = 1000\n{more}{rules}"
         )
 
     @property

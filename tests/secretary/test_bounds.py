@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 from functools import cache
 
 import msgspec
 import pytest
-from clerk import WEB, Clerk, flow
+from clerk import DAY_S, GATEWAY, SECRETARY, WEB, Clerk, flow, granted, receipt_for
 from gateway_network import UNIX_S, Gateway, paying, plan_x, segment
 from hypothesis import given
 from hypothesis import strategies as st
@@ -16,11 +17,10 @@ from billpay.errors import RemoteProtocolError
 from billpay.messages import FlowSelector, Grant, Signed
 from billpay.signing import SigningKey, sign, verify
 from gateway.commands import CloseGrant, GrantAnswer, OpenGrant, Tick
-from secretary.budget import DAY_S
-from secretary.issuing import Decided, Denial
-from secretary.rules import Rule
+from secretary.messages import Granted, Unpaid
+from secretary.ruling.rules import Rule
 
-SECRETARY, HOST = SigningKey(b"s" * 32), SigningKey(b"h" * 32)
+HOST = SigningKey(b"h" * 32)
 DAY = 2000
 MIDNIGHT = (UNIX_S // DAY_S + 1) * DAY_S
 RULE = Rule(
@@ -59,13 +59,12 @@ class Household:
         self.gateway.plane.advance(seconds * 10**9)
         self.gateway.ask(Tick())
 
-    def written(self, answer: Decided | Denial) -> Signed | None:
-        if isinstance(answer, Denial):
+    def written(self, answer: Granted | Unpaid) -> Signed | None:
+        if isinstance(answer, Unpaid):
             return None
-        signed = sign(SECRETARY, answer.grant)
-        self.documents.append(signed)
-        self.grants.append(answer.grant)
-        return signed
+        self.documents.append(answer.signed)
+        self.grants.append(granted(answer))
+        return answer.signed
 
     def present(self, signed: Signed | None) -> None:
         """As the gateway's control API does. Raises RemoteProtocolError for what the secretary did not sign."""
@@ -73,10 +72,17 @@ class Household:
             self.gateway.ask(OpenGrant(link=LINK, grant=verify(signed, SECRETARY.public_key, Grant)))
 
     def close_honestly(self, grant: str) -> None:
-        """First at the gateway, then at the secretary with what the gateway has counted."""
+        """First at the gateway, then at the secretary with the gateway's receipt."""
+        receipt = self.receipt(grant)
+        if receipt is not None:
+            self.clerk.present(grant, receipt)
+
+    def receipt(self, grant: str) -> Signed | None:
+        """For what the gateway has counted; None: it knows nothing of it."""
         answer = self.gateway.ask(CloseGrant(link=LINK, grant=grant))
-        if isinstance(answer, GrantAnswer):
-            self.clerk.close(grant, answer.usage.spent_nanodollars)
+        return (
+            receipt_for(grant, answer.usage.spent_nanodollars, key=GATEWAY) if isinstance(answer, GrantAnswer) else None
+        )
 
     def pay(self, port: int, amount: int, *, key: bytes) -> None:
         packet = paying(packet_of(port), amount, key=key, unix_s=self.clerk.unix_s)
@@ -193,21 +199,33 @@ def test_no_data_plane_spends_more_than_a_days_budget_in_a_day(seed: int) -> Non
     assert 0 < home.paid <= DAY
 
 
-@pytest.mark.row("BP-44")
+@pytest.mark.row("BP-44", "MV-17")
 @given(seed=SEEDS)
-def test_nor_does_a_hijacked_agent_while_its_grants_are_open(seed: int) -> None:
-    """It shows any document at any time, again too, and says that it spent nothing or everything."""
+def test_nor_does_a_hijacked_agent(seed: int) -> None:
+    """It shows any document at any time, again too, closes here and not there, and lies about what it spent."""
     home, dice = Household(), random.Random(seed)
+    receipts: list[Signed] = []
+    home.present(home.written(home.clerk.try_ask(our_flow(1))))
+    home.pay(1, 5, key=home.key_of(0))
     for _ in range(STEPS):
         port, number = dice.choice(PORTS), dice.randrange(200)
         known = dice.choice(home.grants).grant if home.grants else ""
-        match dice.choice(["ask", "extend", "close", "present", "present", "pay", "pay", "pay", "replay", "kill"]):
+        deeds = ["ask", "extend", "close", "lie", "replay receipt", "present", "present", "pay", "pay", "pay", "replay"]
+        match dice.choice([*deeds, "kill"]):
             case "ask":
                 home.written(home.clerk.try_ask(our_flow(port)))
             case "extend":
                 home.written(home.clerk.try_extend(known, dice.choice([0, number * 4, 10**12])))
-            case "close":  # at the gateway only
-                home.gateway.ask(CloseGrant(link=LINK, grant=known))
+            case "close" if known:  # at the gateway, for ever; perhaps here too
+                receipt = home.receipt(known)
+                receipts += [receipt] if receipt is not None else []
+            case "lie" if known:
+                forged = dice.choice([None, receipt_for(known, 0, key=HOST)])
+                with contextlib.suppress(RemoteProtocolError):
+                    home.clerk.present(known, forged, told=dice.choice([0, number, 10**12]))
+            case "replay receipt" if receipts:
+                with contextlib.suppress(RemoteProtocolError):
+                    home.clerk.present(known, dice.choice(receipts), told=number)
             case "present" if home.documents:
                 home.present(dice.choice(home.documents))
             case "pay":

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from billpay.errors import ConfigurationError
-from secretary.configuration import Configuration, load, rules_of
+from secretary.configuration import Configuration, load
+from secretary.settings import flow_rules_of
 
 HEAD = '[secretary]\nname = "a"\nstate_directory = "/var/lib/a"\n'
 RULE = '[[rules]]\nname = "web"\n'
@@ -26,8 +27,8 @@ def test_little_is_required_and_nothing_is_paid_for_by_default(tmp_path: Path) -
     configuration = loaded(tmp_path, HEAD)
     assert configuration.socket == Path("/var/lib/a/secretary.sock")
     assert configuration.budget.day_nanodollars == 10**9
-    assert configuration.return_policy.float_nanodollars == 1_000_000
-    assert rules_of(configuration) == ()
+    assert configuration.returns.float_nanodollars == 1_000_000
+    assert flow_rules_of(configuration) == ()
 
 
 def test_the_socket_can_be_elsewhere(tmp_path: Path) -> None:
@@ -36,7 +37,7 @@ def test_the_socket_can_be_elsewhere(tmp_path: Path) -> None:
 
 def test_rules_keep_their_order_and_a_fixed_amount_is_what_it_is_worth(tmp_path: Path) -> None:
     text = HEAD + FIXED + 'destination = ["10.0.0.0/8", "fd00::1"]\nports = [80, 443]\n' + BULK.replace("web", "bulk")
-    web, bulk = rules_of(loaded(tmp_path, text))
+    web, bulk = flow_rules_of(loaded(tmp_path, text))
     assert (web.name, web.amount_nanodollars, web.willingness_nanodollars) == ("web", 20, 20)
     assert web.destinations == (ip_network("10.0.0.0/8"), ip_network("fd00::1"))
     assert web.ports == frozenset({80, 443})

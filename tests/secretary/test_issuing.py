@@ -6,16 +6,18 @@ from collections.abc import Callable
 
 import msgspec
 import pytest
-from clerk import CALLS, NOON, Clerk, denied, flow
+from clerk import CALLS, DAY_S, GATEWAY, NOON, SECRETARY, Clerk, denied, flow, granted
 from hypothesis import given
 from hypothesis import strategies as st
 
 from billpay.errors import RemoteProtocolError
 from billpay.messages import FlowSelector, Grant, GrantKind
-from billpay.signing import SigningKey, sign, verify
-from secretary.budget import DAY_S
-from secretary.issuing import EXPIRY_GRACE_S, Decided, Denial, Entry
-from secretary.rules import Rule
+from billpay.signing import sign, verify
+from secretary.issuing import EXPIRY_GRACE_S, Ended
+from secretary.messages import Granted, Unpaid
+from secretary.money.spending import Word
+from secretary.ruling.rules import Rule
+from secretary.secretary import Entry
 
 # --- asking -----------------------------------------------------------------------------------------------------------
 
@@ -33,6 +35,7 @@ def test_a_grant_is_the_rules() -> None:
         not_before_unix_s=NOON - EXPIRY_GRACE_S,
         expires_unix_s=NOON + 600,
         key="0" * 31 + "2",
+        gateway=GATEWAY.fingerprint,
     )
     assert clerk.sums == (0, 100)
 
@@ -102,7 +105,7 @@ def test_an_extension_is_a_whole_grant_on_top_of_what_was_spent() -> None:
     second = clerk.extend(first, 60)
     assert (second.serial, second.cap_nanodollars, second.expires_unix_s) == (2, 160, NOON + 610)
     assert (second.grant, second.key, second.flow, second.kind) == (first.grant, first.key, first.flow, first.kind)
-    assert clerk.sums == (0, 160)
+    assert clerk.sums == (60, 100)
     assert clerk.ask(flow()) == second
 
 
@@ -166,6 +169,36 @@ def test_closing_books_what_was_spent_and_frees_the_rest() -> None:
     assert again.serial == 1
 
 
+def test_without_a_receipt_a_grant_stays_open_and_counts_whole() -> None:
+    """Whoever has the agent in hand frees nothing by saying that little was spent."""
+    clerk = Clerk()
+    grant = clerk.ask(flow())
+    for told in (0, 99):
+        with pytest.raises(RemoteProtocolError, match="no-receipt"):
+            clerk.present(grant.grant, None, told=told)
+    assert clerk.sums == (0, 100)
+    assert clerk.present(grant.grant, None, told=100) == 100
+    assert clerk.sums == (100, 0)
+
+
+def test_the_receipt_of_a_grant_that_was_given_up_sets_its_sum_right() -> None:
+    clerk = Clerk(credit_nanodollars=1000)
+    grant = clerk.ask(flow())
+    assert clerk.present(grant.grant, None, told=100) == 100
+    assert clerk.secretary.treasury.purse.balance_nanodollars == -100
+    assert clerk.close(grant.grant, 30) == 30
+    assert clerk.secretary.treasury.purse.balance_nanodollars == -30
+    assert [entry.word for entry in clerk.entries(Ended)] == [Word.ASSUMED, Word.CONFIRMED]
+    assert clerk.close(grant.grant, 30) == 0  # asked again
+    assert len(clerk.entries(Ended)) == 2
+
+
+def test_a_receipt_for_more_than_the_cap_books_the_cap() -> None:
+    clerk = Clerk()
+    assert clerk.close(clerk.ask(flow()).grant, 10**9) == 100
+    assert clerk.sums == (100, 0)
+
+
 def test_a_grant_that_expired_without_a_word_counts_as_spent() -> None:
     clerk = Clerk()
     clerk.ask(flow())
@@ -175,7 +208,18 @@ def test_a_grant_that_expired_without_a_word_counts_as_spent() -> None:
     clerk.unix_s += 1
     clerk.tick()
     assert clerk.sums == (100, 0)
-    assert clerk.issuer.open_grants == []
+    assert clerk.open_grants == []
+
+
+def test_a_grant_that_lives_for_days_gets_each_days_budget() -> None:
+    clerk = Clerk(day=100)
+    grant = clerk.ask(flow())
+    for day in range(1, 6):
+        while clerk.unix_s < NOON + day * DAY_S:
+            clerk.wait(450)
+            grant = clerk.extend(grant, grant.cap_nanodollars)
+            assert sum(clerk.sums) <= 100
+        assert grant.cap_nanodollars == 100 * (day + 1)
 
 
 def test_tomorrow_there_is_a_new_budget_and_an_old_grant_gets_of_it() -> None:
@@ -195,10 +239,9 @@ def test_a_flow_that_falls_under_another_rule_now_keeps_its_grant_on_the_new_ter
     grant = clerk.ask(flow())
     clerk.start_again(Rule(name="less", amount_nanodollars=2, grant_nanodollars=10, rate_nanodollars_per_s=7))
     answer = clerk.try_ask(flow())
-    assert isinstance(answer, Decided)
-    assert answer.rule is not None
-    assert answer.rule.name == "less"
-    now = answer.grant
+    assert isinstance(answer, Granted)
+    assert answer.rule == "less"
+    now = granted(answer)
     assert (now.grant, now.serial, now.cap_nanodollars, now.rate_nanodollars_per_s) == (grant.grant, 2, 100, 7)
 
 
@@ -220,7 +263,7 @@ def test_receipts_less_the_share_and_the_float_may_go_back(received: int, packet
     grant = clerk.ask_return(flow(), received, packets)
     assert (grant.kind, grant.cap_nanodollars, grant.serial) == (GrantKind.RETURN, cap, 1)
     assert clerk.sums == (0, 0)
-    assert clerk.issuer.return_budget.reserved_nanodollars == cap
+    assert clerk.returned == (0, cap)
 
 
 def test_a_return_grant_rises_with_the_receipts_and_never_falls() -> None:
@@ -265,7 +308,6 @@ STEPS = st.lists(
     ),
     max_size=60,
 )
-KEY = SigningKey(b"s" * 32)
 
 
 def play(clerk: Clerk, steps: list[tuple[str, int, int, int]], check: Callable[[], None]) -> None:
@@ -273,7 +315,7 @@ def play(clerk: Clerk, steps: list[tuple[str, int, int, int]], check: Callable[[
     known: list[str] = ["f" * 32]
     for step, which, number, more in steps:
         name = known[which % len(known)]
-        answer: Decided | Denial | None = None
+        answer: Granted | Unpaid | None = None
         match step:
             case "ask":
                 answer = clerk.try_ask(flow(which))
@@ -291,8 +333,8 @@ def play(clerk: Clerk, steps: list[tuple[str, int, int, int]], check: Callable[[
             case _:
                 clerk.start_again()
                 clerk.tick()
-        if isinstance(answer, Decided):
-            known.append(answer.grant.grant)
+        if isinstance(answer, Granted):
+            known.append(granted(answer).grant)
         check()
 
 
@@ -307,11 +349,14 @@ def test_open_caps_and_spent_stay_within_the_day_whatever_is_asked(
     def check() -> None:
         if clerk.unix_s >= 20_001 * DAY_S:  # 60 longest waits are more than a day
             return
-        for budget, kind in ((clerk.issuer.budget, GrantKind.SPEND), (clerk.issuer.return_budget, GrantKind.RETURN)):
-            caps = sum(grant.cap_nanodollars for grant in clerk.issuer.open_grants if grant.kind is kind)
-            assert budget.spent_nanodollars >= 0
-            assert budget.reserved_nanodollars == caps
-            assert caps + budget.spent_nanodollars <= budget.limit_nanodollars
+        for kind, (spent, reserved), limit in (
+            (GrantKind.SPEND, clerk.sums, day),
+            (GrantKind.RETURN, clerk.returned, returns_day),
+        ):
+            caps = sum(grant.cap_nanodollars for grant in clerk.open_grants if grant.kind is kind)
+            assert spent >= 0
+            assert reserved <= caps  # what was told as spent is not reserved any more
+            assert spent + reserved <= limit
 
     play(clerk, steps, check)
 
@@ -321,9 +366,9 @@ def test_over_days_what_is_promised_and_spent_stays_within_each(steps: list[tupl
     clerk = Clerk(day=500, returns_day=200)
 
     def check() -> None:
-        for budget in (clerk.issuer.budget, clerk.issuer.return_budget):
-            assert min(budget.spent_nanodollars, budget.reserved_nanodollars) >= 0
-            assert budget.spent_nanodollars + budget.reserved_nanodollars <= budget.limit_nanodollars
+        for (spent, reserved), limit in ((clerk.sums, 500), (clerk.returned, 200)):
+            assert min(spent, reserved) >= 0
+            assert spent + reserved <= limit
 
     play(clerk, [(s, w, n * 100 if s == "wait" else n, m) for s, w, n, m in steps], check)
 
@@ -333,10 +378,10 @@ def test_a_killed_secretary_is_the_same_one_again(steps: list[tuple[str, int, in
     clerk = Clerk(day=500)
     play(clerk, [(s, w, n * 100 if s == "wait" else n, m) for s, w, n, m in steps], lambda: None)
     clerk.tick()
-    before = (clerk.issuer.open_grants, clerk.sums, clerk.issuer.return_budget.left_nanodollars)
+    before = (clerk.open_grants, clerk.sums, clerk.returned)
     clerk.start_again()
     clerk.tick()
-    assert (clerk.issuer.open_grants, clerk.sums, clerk.issuer.return_budget.left_nanodollars) == before
+    assert (clerk.open_grants, clerk.sums, clerk.returned) == before
 
 
 @given(steps=STEPS)
@@ -345,8 +390,8 @@ def test_documents_of_a_grant_only_grow_and_every_one_verifies(steps: list[tuple
     last: dict[str, Grant] = {}
 
     def check() -> None:
-        for grant in clerk.issuer.open_grants:
-            assert verify(sign(KEY, grant), KEY.public_key, Grant) == grant
+        for grant in clerk.open_grants:
+            assert verify(sign(SECRETARY, grant), SECRETARY.public_key, Grant) == grant
             old = last.get(grant.grant, grant)
             assert (grant.flow, grant.kind, grant.key) == (old.flow, old.kind, old.key)
             assert grant == old or grant.serial > old.serial
@@ -358,12 +403,14 @@ def test_documents_of_a_grant_only_grow_and_every_one_verifies(steps: list[tuple
     play(clerk, steps, check)
 
 
-def test_a_journal_of_before_reports_were_in_it_is_still_read() -> None:
+def test_a_journal_of_before_reports_and_terms_were_in_it_is_still_read() -> None:
     clerk = Clerk()
     grant = clerk.ask(flow())
     text = msgspec.json.encode(clerk.journal[0]).replace(b',"spent_nanodollars":0', b"").split(b',"unix_s"')[0] + b"}"
     clerk.journal = [msgspec.json.decode(text, type=Entry)]
     clerk.start_again()
     clerk.tick()
-    assert clerk.ask(flow()) == grant
+    assert clerk.sums == (0, 100)
+    again = clerk.ask(flow())
+    assert (again.grant, again.serial, again.cap_nanodollars) == (grant.grant, 2, 100)
     assert clerk.sums == (0, 100)

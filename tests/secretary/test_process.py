@@ -16,13 +16,28 @@ from typing import Any
 
 import msgspec
 import pytest
+from clerk import GATEWAY, receipt_for
 
 from billpay.errors import RemoteProtocolError
-from billpay.messages import FlowSelector, Grant, GrantKind
-from billpay.signing import verify
-from secretary.client import SecretaryClient, SecretaryUnavailable
-from secretary.messages import LINE_BYTES_MAX, Budget, Granted, Unpaid
-from secretary.process import MAX_CLIENTS
+from billpay.messages import FlowSelector, Grant, GrantKind, KeySuccession
+from billpay.signing import fingerprint_of, verify
+from secretary.client import PersonClient, SecretaryClient, SecretaryUnavailable
+from secretary.listening import MAX_CLIENTS
+from secretary.messages import (
+    LINE_BYTES_MAX,
+    AskRules,
+    AskStatus,
+    Budget,
+    Done,
+    Granted,
+    Reread,
+    Rotated,
+    RotateKey,
+    Rules,
+    SecretaryStatus,
+    Unpaid,
+)
+from secretary.transfers import Transfer
 
 FLOW = FlowSelector(source="10.0.1.1", destination="10.0.2.1", protocol=6, source_port=40_000, destination_port=443)
 
@@ -43,6 +58,20 @@ def grant_in(answer: Granted | Unpaid, public_key: bytes) -> Grant:
     return verify(answer.signed, public_key, Grant)
 
 
+async def ask(client: SecretaryClient, selector: FlowSelector = FLOW) -> Granted | Unpaid:
+    return await client.ask_grant(selector, gateway=GATEWAY.fingerprint)
+
+
+async def close(client: SecretaryClient, grant: str, spent: int) -> int:
+    """With the gateway's receipt."""
+    receipt = receipt_for(grant, spent)
+    return await client.close_grant(grant, spent, receipt=receipt, gateway_key=GATEWAY.public_key)
+
+
+def sums(budget: Budget) -> tuple[int, int, int]:
+    return budget.day_nanodollars, budget.spent_today_nanodollars, budget.reserved_nanodollars
+
+
 def raw(path: Path) -> socket.socket:
     """A client that says what it likes."""
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -61,7 +90,7 @@ def replies(connection: socket.socket) -> list[Any]:
 
 
 async def test_a_grant_from_the_question_to_its_end(secretary: Any, client: SecretaryClient) -> None:
-    answer = await client.ask_grant(FLOW)
+    answer = await ask(client)
     grant = grant_in(answer, secretary.public_key)
     assert isinstance(answer, Granted)
     assert (answer.rule, answer.strategy, answer.amount_nanodollars, answer.willingness_nanodollars) == (
@@ -71,13 +100,15 @@ async def test_a_grant_from_the_question_to_its_end(secretary: Any, client: Secr
         20,
     )
     assert (grant.kind, grant.flow, grant.serial, grant.cap_nanodollars) == (GrantKind.SPEND, FLOW, 1, 100)
-    assert grant_in(await client.ask_grant(FLOW), secretary.public_key) == grant
+    assert grant_in(await ask(client), secretary.public_key) == grant
     longer = grant_in(await client.extend(grant.grant, 60), secretary.public_key)
     assert (longer.grant, longer.serial, longer.cap_nanodollars) == (grant.grant, 2, 160)
-    assert await client.budget() == Budget(day_nanodollars=100_000, spent_today_nanodollars=0, reserved_nanodollars=160)
-    await client.close_grant(grant.grant, 75)
-    await client.close_grant(grant.grant, 75)
-    assert await client.budget() == Budget(day_nanodollars=100_000, spent_today_nanodollars=75, reserved_nanodollars=0)
+    assert sums(await client.budget()) == (100_000, 60, 100)
+    with pytest.raises(RemoteProtocolError, match="no-receipt"):
+        await client.close_grant(grant.grant, 75)
+    assert await close(client, grant.grant, 75) == 75
+    assert await close(client, grant.grant, 75) == 0  # again: nothing is booked twice
+    assert sums(await client.budget()) == (100_000, 75, 0)
 
 
 async def test_bulk_unpaid_and_returned(secretary: Any, client: SecretaryClient) -> None:
@@ -113,6 +144,60 @@ async def test_the_budget_ends(stopped: Any) -> None:
     await client.close()
 
 
+# --- what a person asks of the process --------------------------------------------------------------------------------
+
+
+async def test_its_state_for_a_person(secretary: Any, client: SecretaryClient) -> None:
+    await ask(client)
+    async with PersonClient(secretary.socket) as person:
+        status = await person.ask(AskStatus(), SecretaryStatus)
+    assert (status.name, status.open_grants, status.reserved_nanodollars) == ("a", 1, 100)
+    assert status.fingerprint == fingerprint_of(secretary.public_key)
+    assert 0 < status.memory_bytes < 200_000_000
+    assert any("an agent may answer for people here" in warning for warning in status.warnings)
+
+
+async def test_a_key_is_rotated_and_the_successions_lead_to_it(secretary: Any, client: SecretaryClient) -> None:
+    old = secretary.public_key
+    assert await client.successions() == ()
+    async with PersonClient(secretary.socket) as person:
+        rotated = await person.ask(RotateKey(), Rotated)
+    (succession,) = await client.successions()
+    assert succession == rotated.succession
+    named = verify(succession, old, KeySuccession)
+    assert (named.old, named.new_certificate) == (fingerprint_of(old), rotated.certificate)
+    assert fingerprint_of(secretary.public_key) == rotated.fingerprint != fingerprint_of(old)
+    answer = await ask(client)
+    assert grant_in(answer, secretary.public_key).flow == FLOW
+    secretary.end(signal.SIGKILL)
+    secretary.start()
+    assert await client.successions() == (succession,)
+    assert grant_in(await ask(client), secretary.public_key) == grant_in(answer, secretary.public_key)
+
+
+async def test_rules_that_are_written_hold_without_a_restart(secretary: Any, client: SecretaryClient) -> None:
+    """And a mistake in them leaves the last good ones, over a restart too."""
+    game = Transfer(program="game", kind="games", destination="play.example", size_bytes=10**6)
+    rules = secretary.directory / "rules.d"
+    rules.mkdir()
+    (rules / "mine.toml").write_text('[[rules]]\nname = "no-games"\nprogram = ["game"]\npay = "never"\n')
+    async with PersonClient(secretary.socket) as person:
+        await person.ask(Reread(), Done)
+        denied = await client.ask_grant(flow(7, destination_port=9), transfer=game, price_nanodollars_per_mb=1)
+        assert isinstance(denied, Unpaid)
+        assert (denied.code, "no-games" in denied.message) == ("declined", True)
+        (rules / "mine.toml").write_text("[[rules]]\nname = ")
+        for _ in range(2):
+            await person.ask(Reread(), Done)
+            shown = await person.ask(AskRules(), Rules)
+            assert "no-games" in [rule.name for rule in shown.rules]
+            (fault,) = shown.faults
+            assert "mine.toml" in fault
+            assert len(fault.splitlines()) == 1
+            secretary.end(signal.SIGTERM)
+            secretary.start()
+
+
 # --- killed -----------------------------------------------------------------------------------------------------------
 
 
@@ -140,8 +225,8 @@ async def test_after_a_sigkill_it_is_the_same_secretary(secretary: Any, client: 
 
 
 async def test_what_was_spent_and_closed_survives_too(secretary: Any, client: SecretaryClient) -> None:
-    grant = grant_in(await client.ask_grant(flow(1)), secretary.public_key)
-    await client.close_grant(grant.grant, 42)
+    grant = grant_in(await ask(client, flow(1)), secretary.public_key)
+    await close(client, grant.grant, 42)
     await client.ask_grant(flow(2))
     before = await client.budget()
     secretary.end(signal.SIGKILL)
@@ -149,11 +234,8 @@ async def test_what_was_spent_and_closed_survives_too(secretary: Any, client: Se
     with pytest.raises(SecretaryUnavailable):
         await client.budget()
     secretary.start()
-    assert (
-        await client.budget()
-        == before
-        == Budget(day_nanodollars=100_000, spent_today_nanodollars=42, reserved_nanodollars=100)
-    )
+    after = await client.budget()
+    assert sums(after) == sums(before) == (100_000, 42, 100)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -187,14 +269,21 @@ async def test_a_journal_that_breaks_ends_it_with_one_line(secretary: Any, clien
 
 
 def test_its_files_are_its_own(secretary: Any) -> None:
+    """Anybody may connect: who may ask what is decided by who connected."""
     modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in secretary.state.iterdir()}
-    assert modes["secretary.sock"] == modes["node.key"] == modes["journal.sqlite"] == 0o600
+    assert modes.pop("secretary.sock") == 0o666
+    assert modes.pop("node.pem") == 0o644  # the certificate
+    assert set(modes.values()) == {0o600}, modes
+    assert any(name.startswith("signing-") for name in modes)
     assert stat.S_IMODE(secretary.state.stat().st_mode) == 0o700
 
 
 def one_line(said: str, *named: str) -> None:
-    lines = [line for line in said.splitlines() if line.startswith("hostagent: ")]
-    assert len(lines) == len(said.splitlines()) == 1, said
+    """Beside what the log says of where the key is."""
+    logged = [line for line in said.splitlines() if " secretary.keys: " in line]
+    lines = [line for line in said.splitlines() if line not in logged]
+    assert len(lines) == 1, said
+    assert lines[0].startswith("hostagent: ")
     for word in named:
         assert word in lines[0]
 

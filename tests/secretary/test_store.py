@@ -9,12 +9,15 @@ import sys
 from collections import deque
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from billpay.errors import EnvironmentFault
 from billpay.messages import FlowSelector, Grant, GrantKind
-from secretary.issuing import Ended, Entry, Opened
-from secretary.store import Journal
+from secretary.issuing import Ended, Opened
+from secretary.money.spending import Word
+from secretary.secretary import Entry
+from secretary.store import VERSION, Journal
 
 
 def opened(number: int) -> Opened:
@@ -148,7 +151,101 @@ def test_after_a_sigkill_all_is_there_that_anybody_heard_of(path: Path) -> None:
         writer.stdout.close()
         heard = max([heard, *map(int, more)])
         found = entries_in(path)[last + 1 :]
-        numbers = [entry.spent_nanodollars for entry in found]
+        numbers = [entry.spent_nanodollars for entry in found if isinstance(entry, Ended)]
         assert numbers == list(range(len(numbers)))
         assert heard <= numbers[-1] <= heard + 1, "one more may have been written and not been told"
         last += len(found)
+
+
+# --- what is behind a grant -------------------------------------------------------------------------------------------
+
+
+def test_a_grants_entries_are_found_and_which_grants_there_were_in_a_time(path: Path) -> None:
+    journal = Journal(filled(path))
+    assert journal.entries_of(f"{1:032x}") == ENTRIES[:2]
+    assert journal.entries_of("f" * 32) == []
+    assert journal.grants_between(7, 9) == [f"{1:032x}", f"{2:032x}"]
+    assert journal.grants_between(9, 10) == [f"{1:032x}"]
+    assert journal.grants_between(10, 20) == []
+    journal.close()
+
+
+# --- states -----------------------------------------------------------------------------------------------------------
+
+
+def test_states_are_replaced_and_the_journal_is_not_touched(path: Path) -> None:
+    journal = Journal(filled(path))
+    assert journal.states() == {}
+    journal.put_states([("hits", b"[1]"), ("sizes", b"\x00\xff")])
+    journal.put_states([("hits", b"[2]")])
+    journal.close()
+    again = Journal(path)
+    assert again.states() == {"hits": b"[2]", "sizes": b"\x00\xff"}
+    assert list(again.entries()) == ENTRIES
+    again.close()
+
+
+def test_all_states_are_written_or_none(path: Path) -> None:
+    journal = Journal(path)
+    journal.put_states([("hits", b"old")])
+    pages = journal._database.execute("PRAGMA page_count").fetchone()[0]
+    journal._database.execute(f"PRAGMA max_page_count = {pages}")
+    with pytest.raises(EnvironmentFault, match="write journal"):
+        journal.put_states([("hits", b"new"), ("learner:ann", bytes(10**6))])
+    assert journal.states() == {"hits": b"old"}
+    journal.close()
+
+
+# --- versions ---------------------------------------------------------------------------------------------------------
+
+FIRST_SCHEMA = """
+CREATE TABLE journal (number INTEGER PRIMARY KEY, entry TEXT NOT NULL) STRICT;
+CREATE TRIGGER journal_keeps BEFORE UPDATE ON journal BEGIN SELECT RAISE(ABORT, 'append only'); END;
+CREATE TRIGGER journal_stays BEFORE DELETE ON journal BEGIN SELECT RAISE(ABORT, 'append only'); END;
+"""
+
+
+def first_version(path: Path, *texts: bytes) -> None:
+    database = sqlite3.connect(path)
+    database.executescript(FIRST_SCHEMA)
+    database.executemany("INSERT INTO journal (entry) VALUES (?)", [(text.decode(),) for text in texts])
+    database.commit()
+    database.close()
+
+
+def test_a_journal_of_the_first_version_is_taken_over_whole(path: Path) -> None:
+    old = [msgspec.json.encode(entry) for entry in ENTRIES]
+    first_version(path, *old)
+    for _ in range(2):
+        assert entries_in(path) == ENTRIES
+    journal = Journal(path)
+    assert journal.entries_of(f"{1:032x}") == ENTRIES[:2]
+    journal.append(opened(3))
+    assert len(list(journal.entries())) == 4
+    journal.close()
+
+
+def test_a_journal_of_the_first_version_that_cannot_be_read_stays_as_it_is(path: Path) -> None:
+    first_version(path, b'{"type": "Later"}')
+    with pytest.raises(EnvironmentFault, match="open journal"):
+        Journal(path)
+    database = sqlite3.connect(path)
+    assert database.execute("SELECT entry FROM journal").fetchall() == [('{"type": "Later"}',)]
+    database.close()
+
+
+def test_a_journal_of_a_newer_version_is_not_touched(path: Path) -> None:
+    database = sqlite3.connect(filled(path))
+    database.execute(f"PRAGMA user_version = {VERSION + 1}")
+    database.commit()
+    database.close()
+    with pytest.raises(EnvironmentFault, match="newer version"):
+        Journal(path)
+
+
+def test_whose_word_a_sum_rests_on_is_kept(path: Path) -> None:
+    ended = Ended(grant=f"{1:032x}", spent_nanodollars=5, unix_s=9, word=Word.CONFIRMED, counted_nanodollars=4)
+    journal = Journal(path)
+    journal.append(ended)
+    assert list(journal.entries()) == [ended]
+    journal.close()

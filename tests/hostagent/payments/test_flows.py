@@ -13,7 +13,7 @@ from one_host import echo_of, flow_of, report_of
 
 from billpay.messages import Echo, Grant, GrantKind
 from hostagent.payments.commands import FlowReport
-from hostagent.payments.flows import IDLE_NS, RATE_WINDOW_NS, FarEnd, Flow, Meter, is_nearly_over
+from hostagent.payments.flows import BACKDATED_S, IDLE_NS, RATE_WINDOW_NS, FarEnd, Flow, Meter, is_nearly_over
 from pricereactor.reactor import Decision, Observation, reactor_for
 
 MS = 1_000_000
@@ -281,13 +281,43 @@ def test_a_grant_that_the_budget_left_as_it_is_is_asked_for_when_it_is_used_up()
 
 
 def test_a_grant_is_extended_in_the_last_quarter_of_its_time() -> None:
-    grant = spend_grant(not_before_unix_s=UNIX_S, expires_unix_s=UNIX_S + 400)
+    grant = spend_grant(not_before_unix_s=UNIX_S - BACKDATED_S, expires_unix_s=UNIX_S + 400)
     assert [is_nearly_over(grant, UNIX_S + age) for age in (0, 300, 301, 500)] == [False, False, True, True]
     flow = Flow(report())
     flow.on_grant(grant, "X")
     assert not flow.needs_extension(UNIX_S + 300)
     assert flow.needs_extension(UNIX_S + 301)
     assert not Flow(report()).needs_extension(UNIX_S)
+
+
+def test_a_short_grant_is_not_nearly_over_from_its_beginning() -> None:
+    """Its document is valid from two minutes before it was signed."""
+    grant = spend_grant(not_before_unix_s=UNIX_S - BACKDATED_S, expires_unix_s=UNIX_S + 10)
+    assert [is_nearly_over(grant, UNIX_S + age) for age in (0, 8, 9)] == [False, False, True]
+
+
+def test_a_grant_that_is_used_up_and_gets_no_more_is_best_effort_until_it_gets_more() -> None:
+    flow = granted(1000)
+    flow.amount_nanodollars = 20
+    spend(flow, 990)
+    assert not flow.is_used_up
+    flow.on_refused("budget", "budget day: nothing left")
+    assert (flow.is_used_up, flow.is_out_of_money) == (True, True)
+    assert flow.reason == "budget day: nothing left"
+    flow.amount_nanodollars = 0
+    spend(flow, 1000)
+    assert (flow.is_used_up, flow.needs_extension(UNIX_S)) == (True, True)
+    flow.on_grant(spend_grant(cap=2000, serial=2), "X")
+    assert (flow.is_used_up, flow.is_out_of_money) == (False, False)
+
+
+def test_what_the_packet_core_knows_is_dropped_even_before_it_heard_of_the_latest_document() -> None:
+    flow = granted(1000)
+    flow.told = flow.wanted()
+    flow.on_grant(spend_grant(cap=2000, serial=2), "X")
+    assert flow.is_news()
+    flow.on_closed(None)
+    assert flow.is_to_be_dropped()
 
 
 def test_what_an_earlier_grant_spent_is_not_this_ones() -> None:

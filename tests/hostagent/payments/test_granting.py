@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any, cast
@@ -13,24 +14,61 @@ from gateway_network import UNIX_S, grant_for, plain
 from one_host import RETURN_ID, SPEND_ID, flow_of, report_of
 
 from billpay.errors import RemoteProtocolError
-from billpay.messages import FlowSelector, Grant, GrantKind, GrantUsage, Signed
+from billpay.grants import verify_receipt
+from billpay.messages import (
+    AlternativePrice,
+    FlowSelector,
+    Grant,
+    GrantKind,
+    GrantReceipt,
+    GrantState,
+    GrantTerms,
+    GrantUsage,
+    KeySuccession,
+    PriceQuote,
+    SecretaryKey,
+    Signed,
+    SignedUsage,
+)
 from billpay.signing import SigningKey, sign
 from hostagent.payments.commands import FlowReport
 from hostagent.payments.flowbook import FlowBook, reverse
 from hostagent.payments.flows import IDLE_NS, Flow
-from hostagent.payments.granting import MAX_AT_ONCE, PATIENCE_NS, RETRY_NS, Granting, is_own_control
+from hostagent.payments.granting import (
+    MAX_AT_ONCE,
+    NAMED_WITHIN_NS,
+    PATIENCE_NS,
+    RETRY_NS,
+    SCOUTS,
+    Granting,
+    is_own_control,
+)
 from hostagent.payments.uplinks import Uplinks
+from neighbour.identity import certificate_pem
 from secretary.client import SecretaryClient, SecretaryUnavailable
 from secretary.messages import Budget, Granted, Unpaid
+from secretary.transfers import Transfer
 
 S = 10**9
 PACKET = plain()
 FLOW = flow_of(PACKET)
-KEY = SigningKey(b"k" * 32)
+KEY, NEXT_KEY, LAST_KEY = (SigningKey(bytes([letter]) * 32) for letter in b"knl")
+NOBODYS = Transfer()
+FIREFOX = Transfer(user="ann", program="firefox", kind="web", destination=FLOW.destination)
 
 
 def report(flow: FlowSelector = FLOW, **counts: Any) -> FlowReport:
     return report_of(flow, **{"out_packets": 1, **counts})
+
+
+def succession(old: SigningKey, new: SigningKey, serial: int) -> Signed:
+    document = KeySuccession(
+        old=old.fingerprint, new_certificate=certificate_pem(new, "a"), serial=serial, signed_unix_s=UNIX_S
+    )
+    return sign(old, document)
+
+
+SUCCESSIONS = (succession(KEY, NEXT_KEY, 1), succession(NEXT_KEY, LAST_KEY, 2))
 
 
 @dataclass(slots=True)
@@ -38,9 +76,15 @@ class Secretary:
     """Answers what it is told to; grants by default 1000 more than was spent."""
 
     asked: list[tuple[Any, ...]] = field(default_factory=list)
+    contexts: list[tuple[Transfer, int]] = field(default_factory=list)  # of what was asked: transfer and price
+    closed: list[tuple[int, Signed | None, bytes]] = field(default_factory=list)  # size, receipt, its signer's key
     trouble: Exception | None = None
     denial: Unpaid | None = None
     cap: int = 1000
+    answers: int = 0
+    until_quit: tuple[str, ...] = ()
+    key: SigningKey = KEY
+    successions_: tuple[Signed, ...] = ()
     _serial: int = 0
 
     def _answer(self, *question: Any, strategy: str = "fixed", **document: Any) -> Granted | Unpaid:
@@ -50,7 +94,7 @@ class Secretary:
         if self.denial is not None:
             return self.denial
         self._serial += 1
-        signed = sign(KEY, grant_for(PACKET, serial=self._serial, cap=self.cap, **document))
+        signed = sign(self.key, grant_for(PACKET, serial=self._serial, cap=self.cap, **document))
         return Granted(
             signed=signed,
             rule="calls",
@@ -61,7 +105,10 @@ class Secretary:
             share_nanodollars=1,
         )
 
-    async def ask_grant(self, flow: FlowSelector, *, gateway: str) -> Granted | Unpaid:
+    async def ask_grant(
+        self, flow: FlowSelector, *, gateway: str, transfer: Transfer, price_nanodollars_per_mb: int
+    ) -> Granted | Unpaid:
+        self.contexts.append((transfer, price_nanodollars_per_mb))
         return self._answer("ask", flow, gateway, grant=SPEND_ID)
 
     async def extend(self, grant: str, spent: int) -> Granted | Unpaid:
@@ -71,41 +118,103 @@ class Secretary:
         question = "return", received, packets, gateway
         return self._answer(*question, grant=RETURN_ID, kind=GrantKind.RETURN, strategy="return")
 
-    async def close_grant(self, grant: str, spent: int) -> None:
+    async def close_grant(
+        self, grant: str, spent: int, *, size_bytes: int = 0, receipt: Signed | None = None, gateway_key: bytes = b""
+    ) -> int:
+        self.closed.append((size_bytes, receipt, gateway_key))
         self._answer("close", grant, spent, grant=grant)
+        return spent
+
+    async def successions(self) -> tuple[Signed, ...]:
+        self.asked.append(("successions",))
+        return self.successions_
 
     async def budget(self) -> Budget:
         self.asked.append(("budget",))
         if self.trouble is not None:
             raise self.trouble
-        return Budget(day_nanodollars=5, spent_today_nanodollars=0, reserved_nanodollars=0)
+        return Budget(
+            day_nanodollars=5,
+            spent_today_nanodollars=0,
+            reserved_nanodollars=0,
+            answers=self.answers,
+            until_quit=self.until_quit,
+        )
+
+    async def tell_quit(self, programs: Sequence[str]) -> None:
+        self.asked.append(("quit", tuple(programs)))
 
 
 @dataclass(slots=True)
 class Gateway:
-    """What the gateway behind an uplink has open."""
+    """What the gateway behind an uplink has open. `knows`: the secretary's key that it takes grants of."""
 
     opened: list[Grant] = field(default_factory=list)
     closed: list[str] = field(default_factory=list)
     spent: int = 0
+    max_amount: int = 1_000_000
     trouble: Exception | None = None
+    has_forgotten: bool = False
+    knows: SigningKey = KEY
+    pushed: list[Signed] = field(default_factory=list)
+    prices: tuple[AlternativePrice, ...] | None = ()
+    priced: list[tuple[str, int]] = field(default_factory=list)
+    key: SigningKey = field(default_factory=lambda: SigningKey(b"x" * 32))
 
-    async def open_grant(self, name: str, signed: Signed) -> None:
+    async def open_grant(self, name: str, signed: Signed) -> GrantTerms:
         if self.trouble is not None:
             raise self.trouble
-        self.opened.append(msgspec.json.decode(signed.document, type=Grant))
+        if signed.signer != self.knows.fingerprint:
+            raise RemoteProtocolError("wrong-signer", "another key than the one that is configured")
+        grant = msgspec.json.decode(signed.document, type=Grant)
+        self.opened.append(grant)
+        return GrantTerms(
+            usage=self.usage(name, GrantState.OPEN),
+            max_amount=self.max_amount,
+            cap_nanodollars=grant.cap_nanodollars,
+            rate_nanodollars_per_s=grant.rate_nanodollars_per_s,
+            burst_nanodollars=grant.burst_nanodollars,
+        )
 
-    async def close_grant(self, name: str) -> GrantUsage:
+    def usage(self, name: str, state: GrantState) -> GrantUsage:
+        return GrantUsage(grant=name, serial=1, state=state, spent_nanodollars=self.spent, packets=0, refused_packets=0)
+
+    async def close_grant(self, name: str) -> SignedUsage:
+        if self.has_forgotten:
+            raise RemoteProtocolError("unknown-grant", "no such grant of yours is known here")
         self.closed.append(name)
-        usage = msgspec.json.decode(b'{"grant":"","serial":1,"state":"closed","spent_nanodollars":0,"packets":0,'
-                                    b'"refused_packets":0}', type=GrantUsage)  # fmt: skip
-        return msgspec.structs.replace(usage, spent_nanodollars=self.spent)
+        usage = self.usage(name, GrantState.CLOSED)
+        receipt = GrantReceipt(
+            grant=name,
+            serial=1,
+            final=True,
+            spent_nanodollars=self.spent,
+            packets=0,
+            refused_packets=0,
+            unix_s=UNIX_S,
+        )
+        return SignedUsage(usage=usage, receipt=sign(self.key, receipt), public_key=self.key.public_key)
+
+    async def secretary_key(self) -> SecretaryKey:
+        return SecretaryKey(fingerprint=self.knows.fingerprint, serial=0)
+
+    async def succeed_secretary_key(self, signed: Signed) -> SecretaryKey:
+        self.pushed.append(signed)
+        self.knows = {SUCCESSIONS[0]: NEXT_KEY, SUCCESSIONS[1]: LAST_KEY}[signed]
+        return await self.secretary_key()
+
+    async def price(self, destination: str, size_bytes: int) -> PriceQuote:
+        self.priced.append((destination, size_bytes))
+        if self.prices is None:
+            raise RemoteProtocolError("no-route", "nothing leads there")
+        return PriceQuote(destination=destination, size_bytes=size_bytes, prices=self.prices)
 
 
 class Desk:
     """A granting with one flow, two gateways and a secretary."""
 
-    def __init__(self) -> None:
+    def __init__(self, transfer: Transfer | None = NOBODYS, *, running: frozenset[str] = frozenset()) -> None:
+        self.transfer = transfer
         self.secretary, self.gateways = Secretary(), {"X": Gateway(), "Z": Gateway()}
         uplinks = {
             name: SimpleNamespace(
@@ -121,6 +230,8 @@ class Desk:
             secretary=cast("SecretaryClient", self.secretary),
             secretary_key=KEY.public_key,
             uplinks=cast("Uplinks", SimpleNamespace(by_name=uplinks)),
+            context_of=lambda _: self.transfer,
+            running_programs=lambda: running,
         )
         self.book = FlowBook(delay_value_nanodollars_per_ms=1)
         self.now_ns = 100 * S
@@ -227,10 +338,35 @@ def test_a_grant_that_its_gateway_has_forgotten_counts_as_spent_and_another_is_a
     desk.turn()
     desk.report(spent_nanodollars=520)
     desk.gateways["X"].trouble = RemoteProtocolError("unknown-grant", "no first document")
+    desk.gateways["X"].has_forgotten = True
     assert desk.turn(after_ns=S) == [("extend", SPEND_ID, 520), ("close", SPEND_ID, 1000)]
+    assert [receipt for _, receipt, _ in desk.secretary.closed] == [None]
     assert desk.flow.grant is None
     desk.gateways["X"].trouble = None
     assert desk.turn(after_ns=RETRY_NS) == [("ask", FLOW, "x")]
+
+
+@pytest.mark.parametrize("code", ["grant-closed", "grant-expired"])
+def test_a_grant_that_its_gateway_has_closed_is_settled_by_its_receipt_and_another_is_asked_for(code: str) -> None:
+    desk = Desk()
+    desk.turn()
+    desk.report(spent_nanodollars=520)
+    gateway = desk.gateways["X"]
+    gateway.trouble, gateway.spent = RemoteProtocolError(code, "it stays closed"), 540
+    assert desk.turn(after_ns=S)[0] == ("extend", SPEND_ID, 520)
+    assert receipts_given(desk) == [540]
+    assert (desk.flow.grant, desk.flow.judged) == (None, False)
+    gateway.trouble = None
+    assert desk.turn(after_ns=RETRY_NS) == [("ask", FLOW, "x")]
+
+
+def receipts_given(desk: Desk) -> list[int]:
+    """What the secretary was shown as spent, under the gateway's signature."""
+    found = []
+    for _, receipt, key in desk.secretary.closed:
+        assert receipt is not None
+        found.append(verify_receipt(receipt, key, SigningKey(b"x" * 32).fingerprint).spent_nanodollars)
+    return found
 
 
 def test_a_grant_is_extended_with_what_was_spent_of_it() -> None:
@@ -247,29 +383,75 @@ def test_a_grant_is_extended_with_what_was_spent_of_it() -> None:
 def test_a_used_up_budget_is_asked_about_every_ten_seconds() -> None:
     desk = Desk()
     desk.turn()
-    desk.report(spent_nanodollars=1000)
+    desk.report(spent_nanodollars=900)
     desk.secretary.denial = Unpaid(code="budget", message="today's budget is used up")
     asked = []
     for _ in range(100):
         asked += desk.turn(after_ns=S // 5)
-        desk.report(spent_nanodollars=1000)
-    assert len(asked) == 2
-    assert desk.turn(after_ns=PATIENCE_NS) == [("extend", SPEND_ID, 1000)]
+        desk.report(spent_nanodollars=900)
+    assert asked == [("extend", SPEND_ID, 900)] * 2
     desk.secretary.denial = None
     assert len(desk.turn(after_ns=PATIENCE_NS)) == 1  # a later end, but no more to spend
     assert desk.turn(after_ns=PATIENCE_NS - 1) == []
 
 
-@pytest.mark.parametrize("code", ["unknown-grant", "no-rule"])
+@pytest.mark.parametrize("code", ["budget", "purse"])
+def test_a_grant_that_is_used_up_and_gets_no_more_is_closed_by_its_receipt(code: str) -> None:
+    desk = Desk()
+    desk.turn()
+    desk.report(spent_nanodollars=1000)
+    desk.gateways["X"].spent = 1000
+    desk.secretary.denial = Unpaid(code=code, message="no money is left")
+    assert desk.turn(after_ns=S) == [("extend", SPEND_ID, 1000), ("close", SPEND_ID, 1000)]
+    assert receipts_given(desk) == [1000]
+    assert (desk.flow.grant, desk.flow.judged, desk.flow.reason) == (None, True, "no money is left")
+    assert desk.turn(after_ns=PATIENCE_NS) == []
+
+
+async def test_flows_without_money_send_a_few_ahead_and_all_follow_when_there_is_some() -> None:
+    desk = Desk()
+    many = [report(msgspec.structs.replace(FLOW, source_port=port), last_ns=desk.now_ns) for port in range(1, 12)]
+    desk.book.flows.clear()
+    desk.book.on_reports(many, desk.now_ns)
+    desk.secretary.denial = Unpaid(code="budget", message="today's budget is used up")
+
+    async def turn() -> int:
+        desk.now_ns += S
+        desk.book.on_reports([msgspec.structs.replace(each, last_ns=desk.now_ns) for each in many], desk.now_ns)
+        works = desk.granting.due(desk.book, now_ns=desk.now_ns, unix_s=UNIX_S)
+        for work in works:
+            await work
+        await desk.granting.close_idle(desk.book, now_ns=desk.now_ns)
+        return len(works)
+
+    assert [await turn() for _ in range(4)] == [len(many), SCOUTS, SCOUTS, SCOUTS]
+    desk.secretary.denial = None
+    assert [await turn() for _ in range(3)] == [SCOUTS, len(many) - SCOUTS, 0]
+
+
+@pytest.mark.parametrize("code", ["budget", "purse", "limit"])
+def test_a_grant_that_gets_no_more_stays_until_it_is_used_up(code: str) -> None:
+    desk = Desk()
+    desk.turn()
+    desk.report(spent_nanodollars=900)
+    desk.secretary.denial = Unpaid(code=code, message="no more now")
+    assert desk.turn(after_ns=S) == [("extend", SPEND_ID, 900)]
+    assert desk.flow.grant is not None
+    assert desk.gateways["X"].closed == []
+    assert desk.turn(after_ns=PATIENCE_NS - 1) == []
+
+
+@pytest.mark.parametrize("code", ["unknown-grant", "no-rule", "declined", "frozen", "ceiling", "allowance"])
 def test_a_grant_that_the_secretary_does_not_stand_by_is_given_up(code: str) -> None:
-    """It was asleep, or lost its journal, or its rules: the flow is judged anew."""
+    """It was asleep, or lost its journal, or its rules, or somebody said no: the flow is judged anew."""
     desk = Desk()
     desk.turn()
     desk.flow.told = desk.flow.wanted()
     desk.report(spent_nanodollars=900)
     desk.secretary.denial = Unpaid(code=code, message="no such grant is open")
-    assert len(desk.turn(after_ns=S)) == 1
+    assert desk.turn(after_ns=S) == [("extend", SPEND_ID, 900), ("close", SPEND_ID, 900)]
     assert desk.flow.grant is None
+    assert desk.flow.reason == "no such grant is open"
     assert desk.flow.is_news()
     desk.secretary.denial = None
     assert desk.turn(after_ns=RETRY_NS) == [("ask", FLOW, "x")]
@@ -370,7 +552,9 @@ async def test_a_silent_flows_grants_are_closed_with_what_the_gateway_says() -> 
     await desk.granting.close_idle(desk.book, now_ns=desk.now_ns + IDLE_NS - 1)
     assert desk.flow.grant is not None
     await desk.granting.close_idle(desk.book, now_ns=desk.now_ns + IDLE_NS)
-    assert ("close", SPEND_ID, 80) in desk.secretary.asked
+    assert ("close", SPEND_ID, 60) in desk.secretary.asked  # what we counted
+    assert receipts_given(desk) == [80]  # what the gateway counted, and that is booked
+    assert desk.secretary.closed[0][0] == desk.flow.report.out_bytes + desk.flow.report.in_bytes
     flow = desk.flow
     assert (flow.grant, flow.judged, flow.amount_nanodollars, flow.strategy) == (None, False, 0, "unpaid")
     assert flow.is_news()
@@ -385,3 +569,128 @@ async def test_a_secretary_in_trouble_stops_nobody(trouble: Exception) -> None:
     assert desk.granting.secretary_state == str(trouble)
     assert desk.flow.grant is None
     await desk.granting.close_all(desk.book.flows.values())
+
+
+# --- context and price -----------------------------------------------------------------------------------------------
+
+
+def test_the_price_is_asked_for_only_where_it_is_known_whose_flow_it_is() -> None:
+    desk = Desk()
+    desk.turn()
+    assert desk.secretary.contexts == [(Transfer(), 0)]
+    assert desk.gateways["X"].priced == []
+
+
+def test_a_flow_of_a_known_program_is_asked_about_with_the_cheapest_price() -> None:
+    desk = Desk(FIREFOX)
+    desk.gateways["X"].prices = tuple(
+        AlternativePrice(alternative=number, link="toY", toll_picodollars=toll, congestion_picodollars=0)
+        for number, toll in ((1, 2_800), (2, 1_400))
+    )
+    desk.turn()
+    assert desk.gateways["X"].priced == [(FLOW.destination, 1_400)]
+    assert desk.secretary.contexts == [(FIREFOX, 1_000)]
+
+
+@pytest.mark.parametrize("prices", [(), None])
+def test_a_gateway_that_tells_no_price_stops_nothing(prices: tuple[AlternativePrice, ...] | None) -> None:
+    desk = Desk(FIREFOX)
+    desk.gateways["X"].prices = prices
+    desk.turn()
+    assert desk.secretary.contexts == [(FIREFOX, 0)]
+    assert desk.flow.grant is not None
+
+
+def test_a_flow_whose_program_is_not_known_yet_is_waited_for_and_not_for_ever() -> None:
+    """Else what is judged as nobody's slips by the rules and budgets of its program."""
+    desk = Desk(None)
+    assert desk.turn() == []
+    assert "not known yet" in desk.flow.reason
+    assert desk.turn(after_ns=NAMED_WITHIN_NS - 1) == []
+    desk.transfer = FIREFOX
+    assert len(desk.turn(after_ns=0)) == 1
+    assert desk.secretary.contexts == [(FIREFOX, 0)]
+    desk = Desk(None)
+    assert [len(desk.turn(after_ns=NAMED_WITHIN_NS * number)) for number in (0, 1)] == [0, 1]
+    ((transfer, price),) = desk.secretary.contexts
+    assert (transfer.program, transfer.destination, price) == ("", FLOW.destination, 0)
+
+
+async def test_the_secretary_is_told_which_programs_have_quit() -> None:
+    desk = Desk(running=frozenset({"/usr/bin/zoom"}))
+    desk.secretary.until_quit = ("firefox", "zoom")
+    await desk.granting.close_idle(desk.book, now_ns=desk.now_ns)
+    await desk.granting.close_idle(desk.book, now_ns=desk.now_ns)
+    assert ("quit", ("firefox",)) in desk.secretary.asked
+    assert all(question[1] == ("firefox",) for question in desk.secretary.asked if question[0] == "quit")
+
+
+# --- a new key of the secretary --------------------------------------------------------------------------------------
+
+
+def test_a_new_key_of_the_secretary_is_followed_and_told_to_the_gateway() -> None:
+    """Two rotations while nobody looked: the chain from the key that we were given leads to the one of now."""
+    desk = Desk()
+    desk.secretary.key, desk.secretary.successions_ = LAST_KEY, SUCCESSIONS
+    desk.turn()
+    assert desk.gateways["X"].pushed == list(SUCCESSIONS)
+    assert len(desk.gateways["X"].opened) == 1
+    assert desk.flow.opened_at == "X"
+    desk.report(spent_nanodollars=520)
+    desk.secretary.cap = 1520
+    assert desk.turn(after_ns=S) == [("extend", SPEND_ID, 520)]  # known by now, to both
+
+
+def test_a_gateway_that_knows_the_first_of_two_keys_gets_what_it_lacks() -> None:
+    desk = Desk()
+    desk.gateways["X"].knows = NEXT_KEY
+    desk.secretary.key, desk.secretary.successions_ = LAST_KEY, SUCCESSIONS
+    desk.turn()
+    assert desk.gateways["X"].pushed == [SUCCESSIONS[1]]
+    assert desk.flow.opened_at == "X"
+
+
+@pytest.mark.parametrize("chain", [(), (SUCCESSIONS[1],), (succession(NEXT_KEY, LAST_KEY, 1),)])
+def test_a_key_that_does_not_follow_from_ours_is_not_followed(chain: tuple[Signed, ...]) -> None:
+    desk = Desk()
+    desk.secretary.key, desk.secretary.successions_ = LAST_KEY, chain
+    desk.turn()
+    assert (desk.gateways["X"].opened, desk.flow.grant) == ([], None)
+
+
+def test_a_succession_that_our_key_did_not_sign_is_refused() -> None:
+    desk = Desk()
+    forged = msgspec.structs.replace(succession(LAST_KEY, LAST_KEY, 1), signer=KEY.fingerprint)
+    desk.secretary.key, desk.secretary.successions_ = LAST_KEY, (forged,)
+    desk.turn()
+    assert (desk.gateways["X"].opened, desk.flow.grant) == ([], None)
+
+
+# --- answers ---------------------------------------------------------------------------------------------------------
+
+
+async def test_what_was_declined_is_asked_for_again_as_soon_as_a_person_has_answered() -> None:
+    desk = Desk()
+    desk.secretary.denial = Unpaid(code="declined", message="you are asked", question=1)
+    for due in desk.granting.due(desk.book, now_ns=desk.now_ns, unix_s=UNIX_S):
+        await due
+    await desk.granting.close_idle(desk.book, now_ns=desk.now_ns)
+    desk.now_ns += S
+    assert desk.granting.due(desk.book, now_ns=desk.now_ns, unix_s=UNIX_S) == []
+    desk.secretary.denial, desk.secretary.answers = None, 1
+    await desk.granting.close_idle(desk.book, now_ns=desk.now_ns)
+    for due in desk.granting.due(desk.book, now_ns=desk.now_ns, unix_s=UNIX_S):
+        await due
+    assert [question[0] for question in desk.secretary.asked] == ["ask", "budget", "budget", "ask"]
+    assert desk.flow.grant is not None
+
+
+async def test_an_answer_takes_no_grant_from_a_flow_that_has_one() -> None:
+    desk = Desk()
+    for due in desk.granting.due(desk.book, now_ns=desk.now_ns, unix_s=UNIX_S):
+        await due
+    await desk.granting.close_idle(desk.book, now_ns=desk.now_ns)
+    desk.secretary.answers = 1
+    await desk.granting.close_idle(desk.book, now_ns=desk.now_ns)
+    assert desk.flow.judged
+    assert desk.flow.grant is not None

@@ -1,0 +1,270 @@
+"""What is believed of the value of transfers before any answer, and after some: a mixture of hierarchical models.
+
+In each model the logarithm of a transfer's value is a sum: a level of the person's own; slopes in the worth of its
+kind, in its size, and in what is charged for its program; an effect each of kind, program, destination, network, hour
+and foreground, and of some pairs of them; effects that wander with time; and noise. All are normal, so the values of
+any transfers are jointly normal (a Gaussian process). The models differ in how large effects and noise are, and in what
+the level rests on (prices seen, or the shipped table); they weigh what they foretold of the answers (empirical Bayes).
+
+Refuses to know: what a question costs, and the time. Money is in logarithms of nanodollars throughout; a change of
+all prices and answers by one factor changes all values by that factor, as far as the level rests on prices.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Final
+
+import msgspec
+import numpy as np
+
+from secretary.learning.contexts import HOURS, NAMED, PROGRAM, Codebook, Context, Floats, Integers
+from secretary.learning.inference import Posterior, infer
+
+DAY_S: Final = 86_400
+MEGABYTE: Final = 1e6
+PRICE_LEVEL: Final = 0
+TABLE_LEVEL: Final = 1
+PROGRAM_PRICE_LEVEL: Final = 2
+ANCHORS: Final = (PRICE_LEVEL, TABLE_LEVEL, PROGRAM_PRICE_LEVEL)
+DISAGREEMENT_SD: Final = 1.5
+"""How far apart, in logarithms, what the table says and what is charged may be before the table is doubted."""
+KEPT_SHARE: Final = 0.015
+KEPT_MODELS: Final = 12
+RISK_VARIANCE_MAX: Final = 0.4
+"""The mean of a lognormal lies above its median; of what is only not known, not more than this counts."""
+
+# Standard deviations of the effects, as factors of a model's scales.
+_NAMED_SD: Final = {
+    "kind": 0.4,
+    "program": 0.75,
+    "domain": 0.15,
+    "destination": 0.3,
+    "network": 0.35,
+    "foreground": 0.4,
+    "program on network": 0.12,
+    "program in foreground": 0.12,
+    "program to destination": 0.12,
+}
+_PROGRAM_SCALED: Final = frozenset({"kind", "program"})
+_HOUR_SD: Final = 0.3
+_HOUR_SMOOTHNESS: Final = 1.0
+_LEVEL_SD: Final = {PRICE_LEVEL: 1.2, TABLE_LEVEL: 0.6, PROGRAM_PRICE_LEVEL: 1.0}
+_ANCHOR_PRIOR: Final = {PRICE_LEVEL: 0.35, TABLE_LEVEL: 0.4, PROGRAM_PRICE_LEVEL: 0.25}
+_WANDER_LEVEL_SD: Final = 0.2
+_WANDER_PROGRAM_SD: Final = 0.4
+_WANDER_DAYS: Final = 40.0
+# Slopes: mean and standard deviation, by what the level rests on.
+_SLOPES: Final = {
+    PRICE_LEVEL: ((0.4, 0.4), (0.5, 0.4), (0.3, 0.4)),
+    TABLE_LEVEL: ((1.0, 0.2), (1.0, 0.2), (0.0, 0.2)),
+    PROGRAM_PRICE_LEVEL: ((0.1, 0.2), (0.4, 0.5), (1.0, 0.2)),
+}
+_PROGRAM_SCALE: Final = {PRICE_LEVEL: 1.0, TABLE_LEVEL: 0.8, PROGRAM_PRICE_LEVEL: 0.4}
+_NOISES: Final = (0.2, 0.45, 0.9, 2.0)
+_ERRATIC_VARIANCE: Final = 2.0
+_NOISE_PRIOR: Final = (0.25, 0.4, 0.25, 0.1)
+_SCALES: Final = (0.5, 1.0, 1.8)
+_SCALE_PRIOR: Final = (0.25, 0.5, 0.25)
+
+
+class Levels(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What the requests so far say: logarithms of prices, table values and sizes in the mean.
+
+    `priced`: how many of them had a price. Where none had, only the table says something.
+    """
+
+    priced: int = 0
+    log_price: float = 0.0
+    log_table: float = -math.log(MEGABYTE)
+    log_worth: float = 0.0
+    log_bytes: float = 0.0
+    program_log_price: dict[str, float] = {}  # less `log_price`, shrunken
+
+    def features(self, context: Context, worths: Mapping[str, float]) -> tuple[float, float, float]:
+        """Kind's worth, size and program's price, each less what is usual."""
+        log_bytes = context.log_bytes
+        return (
+            worths[context.kind] - self.log_worth,
+            0.0 if log_bytes is None else log_bytes - self.log_bytes,
+            self.program_log_price.get(context.program, 0.0),
+        )
+
+
+class Answer(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One yes or no, and when it came."""
+
+    context: Context
+    log_price: float
+    accepted: bool
+    unix_s: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Grid:
+    """Models side by side: one row each."""
+
+    variances: Floats  # models × components
+    noise: Floats
+    anchor: tuple[int, ...]
+    slopes: Floats  # models × features
+    log_prior: Floats
+
+
+@cache
+def _grid() -> _Grid:
+    variances, noises, anchors, slopes, priors = [], [], [], [], []
+    for anchor in ANCHORS:
+        for scale, scale_prior in zip(_SCALES, _SCALE_PRIOR, strict=True):
+            for noise, noise_prior in zip(_NOISES, _NOISE_PRIOR, strict=True):
+                row = [_LEVEL_SD[anchor]]
+                row += [
+                    _NAMED_SD[name] * (scale * _PROGRAM_SCALE[anchor] if name in _PROGRAM_SCALED else math.sqrt(scale))
+                    for name in NAMED
+                ]
+                row += [_HOUR_SD * math.sqrt(scale), _WANDER_LEVEL_SD, _WANDER_PROGRAM_SD]
+                row += [sd for _, sd in _SLOPES[anchor]]
+                variances.append([sd * sd for sd in row])
+                noises.append(noise * noise)
+                anchors.append(anchor)
+                slopes.append([mean for mean, _ in _SLOPES[anchor]])
+                priors.append(math.log(_ANCHOR_PRIOR[anchor] * scale_prior * noise_prior))
+    return _Grid(np.array(variances), np.array(noises), tuple(anchors), np.array(slopes), np.array(priors))
+
+
+@cache
+def _hour_table() -> Floats:
+    hours = np.arange(HOURS)
+    turn = 2.0 * np.pi * (hours[:, None] - hours[None, :]) / HOURS
+    return np.asarray(np.exp((np.cos(turn) - 1.0) / _HOUR_SMOOTHNESS))
+
+
+@dataclass(frozen=True, slots=True)
+class Points:
+    """Contexts as arrays."""
+
+    codes: Integers
+    hours: Integers
+    days: Floats
+    features: Floats
+
+    def __len__(self) -> int:
+        return len(self.hours)
+
+
+def components(left: Points, right: Points) -> Floats:
+    """What pairs of transfers have in common: left × right × components, in the order of the grid's variances."""
+    same = (left.codes[:, None, :] == right.codes[None, :, :]) & (left.codes[:, None, :] >= 0)
+    near = np.exp(-np.abs(left.days[:, None] - right.days[None, :]) / _WANDER_DAYS)
+    parts = np.empty((len(left), len(right), len(NAMED) + 7))
+    parts[:, :, 0] = 1.0
+    parts[:, :, 1 : 1 + len(NAMED)] = same
+    parts[:, :, -6] = _hour_table()[left.hours[:, None], right.hours[None, :]]
+    parts[:, :, -5] = near
+    parts[:, :, -4] = near * same[:, :, PROGRAM]
+    parts[:, :, -3:] = left.features[:, None, :] * right.features[None, :, :]
+    return parts
+
+
+def own_components(points: Points) -> Floats:
+    """The same of each transfer with itself."""
+    parts = np.ones((len(points), len(NAMED) + 7))
+    parts[:, -3:] = points.features**2
+    return parts
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Belief:
+    """Values of some transfers: models × transfers; and how they go with the answers, models × answers × transfers."""
+
+    mean: Floats
+    variance: Floats
+    with_answers: Floats  # models × answers × transfers
+
+
+class Fit:
+    """What is believed after some answers, as of a moment. Never changed once it is made."""
+
+    def __init__(
+        self,
+        answers: Sequence[Answer],
+        levels: Levels,
+        worths: Mapping[str, float],
+        unix_s: int,
+        others: Sequence[Context] = (),
+    ) -> None:
+        self.levels, self.worths, self.unix_s = levels, worths, unix_s
+        self.answers = tuple(answers)
+        self._book = Codebook([answer.context for answer in answers] + list(others))
+        grid = _grid()
+        self._points = self.points([answer.context for answer in answers], [answer.unix_s for answer in answers])
+        shared = components(self._points, self._points)
+        covariance = np.moveaxis(shared @ grid.variances.T, 2, 0)
+        prior_mean = self._prior_mean(self._points.features, grid.anchor, grid.slopes)
+        prices = np.array([answer.log_price for answer in answers])
+        signs = np.array([1.0 if answer.accepted else -1.0 for answer in answers])
+        posterior = infer(covariance, prices[None, :] - prior_mean, signs, grid.noise)
+        self._prune(grid, posterior)
+
+    def _prune(self, grid: _Grid, posterior: Posterior) -> None:
+        far = (self.levels.log_table - self.levels.log_price) / DISAGREEMENT_SD
+        doubt = np.array([-0.5 * far * far if anchor == TABLE_LEVEL else 0.0 for anchor in grid.anchor])
+        if self.levels.priced == 0:
+            doubt = np.array([0.0 if anchor == TABLE_LEVEL else -1e9 for anchor in grid.anchor])
+        score = grid.log_prior + doubt + posterior.log_evidence
+        weight = np.exp(score - score.max())
+        weight /= weight.sum()
+        order = np.argsort(-weight, kind="stable")[:KEPT_MODELS]
+        keep = np.sort(order[weight[order] >= KEPT_SHARE])
+        self.weight = weight[keep] / weight[keep].sum()
+        self.noise = grid.noise[keep]
+        self.erratic = float(self.weight[self.noise >= _ERRATIC_VARIANCE].sum())
+        self._variances = grid.variances[keep]
+        self._anchor = tuple(grid.anchor[index] for index in keep)
+        self._slopes = grid.slopes[keep]
+        self._posterior = Posterior(
+            weights=posterior.weights[keep],
+            precision=posterior.precision[keep],
+            log_evidence=posterior.log_evidence[keep],
+        )
+
+    def points(self, contexts: Sequence[Context], times_unix_s: Sequence[int] | None = None) -> Points:
+        times = [self.unix_s] * len(contexts) if times_unix_s is None else times_unix_s
+        features = [self.levels.features(context, self.worths) for context in contexts]
+        return Points(
+            self._book.codes(contexts),
+            np.array([context.hour for context in contexts], dtype=np.int64),
+            np.array([(time - self.unix_s) / DAY_S for time in times]),
+            np.array(features, dtype=np.float64).reshape(len(contexts), 3),
+        )
+
+    def _prior_mean(self, features: Floats, anchors: Sequence[int], slopes: Floats) -> Floats:
+        bases = np.array([self.levels.log_table if a == TABLE_LEVEL else self.levels.log_price for a in anchors])
+        return np.asarray(bases[:, None] + slopes @ features.T)
+
+    def believe(self, points: Points) -> Belief:
+        own = self._variances @ own_components(points).T
+        mean = self._prior_mean(points.features, self._anchor, self._slopes)
+        if not self.answers:
+            return Belief(mean=mean, variance=own, with_answers=np.zeros((len(self.weight), 0, len(points))))
+        cross = np.moveaxis(components(self._points, points) @ self._variances.T, 2, 0)
+        mean = mean + np.einsum("hn,hnm->hm", self._posterior.weights, cross)
+        told = np.matmul(self._posterior.precision, cross)
+        variance = np.maximum(own - np.einsum("hnm,hnm->hm", cross, told), 1e-6)
+        return Belief(mean=mean, variance=variance, with_answers=cross)
+
+    def covary(self, left: Points, told: Belief, right: Points, right_told: Belief) -> Floats:
+        """Posterior covariance: models × left × right."""
+        prior = np.moveaxis(components(left, right) @ self._variances.T, 2, 0)
+        if not self.answers:
+            return np.asarray(prior)
+        through = np.matmul(self._posterior.precision, right_told.with_answers)
+        return np.asarray(prior - np.matmul(np.swapaxes(told.with_answers, 1, 2), through))
+
+    def mean_values(self, belief: Belief) -> Floats:
+        """Mean values in nanodollars relative to e^0, models × transfers, with the bounded risk term."""
+        risk = np.minimum(belief.variance + self.noise[:, None], RISK_VARIANCE_MAX)
+        return np.asarray(np.exp(belief.mean + 0.5 * risk))
