@@ -59,6 +59,8 @@ class Status(ApiValue, frozen=True, kw_only=True):
     limits: tuple[Limit, ...] = ()
     warnings: tuple[Warning, ...] = ()
     secretary: str  # "connected" or why not
+    secretary_questions: int = 0  # that wait for a person there; the agent cannot answer them
+    secretary_socket: str = ""  # where a person can
     spent_today_nanodollars: int
     budget_today_nanodollars: int
     mode: Mode = Mode.ACT

@@ -15,7 +15,6 @@ import msgspec
 
 from billpay.errors import EnvironmentFault
 from hostagent import api
-from hostagent.clock import Clock
 from hostagent.configuration import Configuration, NetworkSection
 from hostagent.desk import HistoryQuery, Refused
 from hostagent.history.accumulator import Accumulator, Surroundings
@@ -32,6 +31,7 @@ from hostagent.sharing.links import OnNetwork, said_of
 from hostagent.sharing.planbook import BookState, PlanBook
 from hostagent.sharing.policy import KindTerms, Verdict
 from hostagent.traffic import Second, name_of
+from secretary.clock import Clock
 
 LOG = logging.getLogger("hostagent")
 HISTORY_NAME: Final = "history.sqlite"

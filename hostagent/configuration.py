@@ -99,8 +99,12 @@ class NetworkSection(Section, frozen=True, kw_only=True):
 
 
 class SecretarySection(Section, frozen=True, kw_only=True):
-    socket: Path_
-    certificate: Path_
+    """On this machine by its `socket`; one that lives outside this operating system by its `address`."""
+
+    socket: str = ""
+    address: Annotated[str, msgspec.Meta(pattern=r"^((\[[0-9a-fA-F:.]+\]|[0-9.]+):[0-9]{1,5})?$")] = ""
+    transport: str = ""  # the certificate with which it listens there
+    certificate: Path_  # of the key that signs grants
 
 
 class SettlementSection(Section, frozen=True, kw_only=True):
@@ -201,6 +205,11 @@ def load(path: Path) -> Configuration:
     configuration = load_toml(path, Configuration)
     if configuration.uplinks and configuration.secretary is None:
         raise ConfigurationError(path, "secretary", "uplinks need one", "add a [secretary] table")
+    if (secretary := configuration.secretary) is not None:
+        if bool(secretary.socket) == bool(secretary.address):
+            raise ConfigurationError(path, "secretary", "is nowhere, or in two places", "name socket or address")
+        if secretary.address and not secretary.transport:
+            raise ConfigurationError(path, "secretary.transport", "is empty", "name the certificate of its connections")
     terms_of(configuration, path)
     seen: set[str] = set()
     for number, uplink in enumerate(configuration.uplinks):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import signal
 import time
@@ -18,10 +19,13 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from billpay.errors import LocalProtocolError
+from billpay.errors import EnvironmentFault, LocalProtocolError
+from billpay.messages import FlowSelector
+from dataplane.attribution.foreground import is_foreground
 from dataplane.attribution.processes import running_executables
 from dataplane.ceilings import CeilingWatch, Verdict, read_usage
 from dataplane.engines import TRAFFIC_CONTROL_RECORD, makers
+from dataplane.hardening import Capability, drop_capabilities, forbid_loading_programs
 from dataplane.host_engine import EngineName
 from dataplane.links import read_limit, read_link
 from dataplane.rules import restore
@@ -29,7 +33,6 @@ from dataplane.service import serve
 from dataplane.shaping.plan import ShapingPlan
 from hostagent import api
 from hostagent.books import Books
-from hostagent.clock import Clock, SystemClock
 from hostagent.configuration import Configuration, configuration_for, load
 from hostagent.desk import HistoryQuery, Refused
 from hostagent.history.values import Payment
@@ -43,9 +46,14 @@ from hostagent.traffic import Second, Traffic
 from hostagent.views import SteeredView, snapshot_of
 from hostagent.whereabouts import Whereabouts
 from hostagent.why import explain, find_flow
+from secretary.clock import Clock, SystemClock
+from secretary.transfers import Transfer
 
 if TYPE_CHECKING:
     from hostagent.payments.paying import Paying
+
+
+LOG = logging.getLogger("hostagent")
 
 
 async def run(
@@ -63,7 +71,7 @@ async def run(
     configuration = configuration_for(config_path, socket=socket, state_directory=state_directory)
     first = None if mode is None else api.ModeChange(mode=mode, trial_s=trial_s)
     name, directory = configuration.agent.name, configuration.state_directory
-    await serve(name, directory, lambda: Agent(configuration, config_path, first=first))
+    await serve(name, directory, lambda: Agent(configuration, config_path, first=first, gives_up=True))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,7 +124,10 @@ class Agent:
         *,
         first: api.ModeChange | None = None,
         clock: Clock | None = None,
+        gives_up: bool = False,
     ) -> None:
+        """`gives_up`: what it needs for its start only, for ever; a process that is to live on as another does not."""
+        self._gives_up = gives_up
         self._configuration = configuration
         self._config_path = config_path
         self._clock = clock or SystemClock()
@@ -136,7 +147,13 @@ class Agent:
             from hostagent.payments.paying import Paying  # a third of the start, and needless for most
 
             assert config_path is not None, "uplinks are named in a file"
-            self._paying = Paying(configuration, config_path, on_change=self._server.changed)
+            self._paying = Paying(
+                configuration,
+                config_path,
+                on_change=self._server.changed,
+                context_of=self._context_of,
+                tell=lambda code, message: self._notices.say(self._clock.unix_s(), code, message),
+            )
         self._ceilings = CeilingWatch()
         self._usage = Verdict()
         self._sequence = 0
@@ -185,6 +202,8 @@ class Agent:
         async with contextlib.AsyncExitStack() as stack:
             if self._counting is not None:
                 await stack.enter_async_context(self._counting.running())
+                if self._gives_up:
+                    give_up_loading(keeps_programs=self._counting.traffic.engine is EngineName.EBPF)
             if self._paying is not None:
                 await stack.enter_async_context(self._paying.running())
             await self._server.start()
@@ -226,6 +245,26 @@ class Agent:
             for flow in self._counting.traffic.view().name_flows(paid.flows)
             if flow.spent_nanodollars
         ]
+
+    def _context_of(self, flow: FlowSelector) -> Transfer | None:
+        """What the secretary is told of a flow that asks to be paid for; None: it was not counted yet."""
+        from hostagent.payments.context import transfer_of
+        from hostagent.payments.flowbook import flow_text
+
+        counting = self._counting
+        if counting is None:
+            return Transfer(destination=flow.destination)
+        meter = counting.traffic.meter_of(flow_text(flow))
+        if meter is None:
+            return None
+        network = counting.steering.situation.primary
+        return transfer_of(
+            flow,
+            counting.traffic.program_of(meter),
+            kind=counting.traffic.class_of(meter),
+            network=network.title if network is not None else "",
+            foreground=is_foreground(meter.process_id) if meter.process_id else None,
+        )
 
     async def _apply(self, plan: ShapingPlan) -> None:
         assert self._counting is not None, "there is an engine"
@@ -347,6 +386,17 @@ class Agent:
         if self._counting is None:
             raise Refused("not-counting", "this agent only pays: its configuration names no [[links]]")
         return self._counting
+
+
+def give_up_loading(*, keeps_programs: bool) -> None:
+    """Whoever hijacks the agent must not read other processes' memory by programs in the kernel: what is loaded goes
+    on, nothing is loaded any more (`dataplane.hardening`).
+    """
+    try:
+        forbid_loading_programs()
+        drop_capabilities((Capability.PERFMON,) if keeps_programs else (Capability.PERFMON, Capability.BPF))
+    except EnvironmentFault as fault:
+        LOG.warning("%s", fault)
 
 
 def _permissions(configuration: Configuration, config_path: Path | None) -> Permissions:

@@ -16,12 +16,12 @@ import msgspec
 
 from billpay.errors import EnvironmentFault
 from hostagent import api
-from hostagent.clock import Clock
 from hostagent.desk import Refused
 from hostagent.keeping import put_aside, write_whole
 from hostagent.mode import ModeKeeper
 from hostagent.notices import Notices
 from hostagent.sharing.words import Word, Words
+from secretary.clock import Clock
 
 FILE_NAME: Final = "said.json"
 LOOK_FOR_QUIT_EVERY_S: Final = 5

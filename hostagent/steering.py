@@ -18,7 +18,6 @@ from dataplane.metering import Reading
 from dataplane.shaping.plan import ShapingPlan
 from hostagent import api
 from hostagent.books import Books
-from hostagent.clock import Clock
 from hostagent.configuration import Configuration, Terms, terms_of
 from hostagent.history.accumulator import NetworkPrice, Surroundings
 from hostagent.history.values import Payment
@@ -40,6 +39,7 @@ from hostagent.sharing.policy import (
 from hostagent.sharing.pricing import Pricing
 from hostagent.sharing.rule_hits import RuleHits
 from hostagent.traffic import ClassLabel, Labels, LinkLabel, Second
+from secretary.clock import Clock
 
 LOG = logging.getLogger("hostagent")
 LOOK_FOR_QUIT_EVERY_S: Final = 5

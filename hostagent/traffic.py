@@ -130,6 +130,8 @@ class Traffic:
         self._rates = _Rates()
         self._reading: Reading | None = None
         self._flows: list[FlowMeter] = []
+        self._shown: dict[str, FlowMeter] = {}  # by the name that they are shown by
+        self._shown_of = self._flows
         self._questions: tuple[api.Question, ...] = ()
         self._programs: dict[int, Program] = {}
         self._doubts: tuple[str, ...] = ()
@@ -164,6 +166,10 @@ class Traffic:
             else:
                 return engine
         raise fault
+
+    @property
+    def engine(self) -> EngineName:
+        return self._running().name
 
     def _because(self) -> str:
         assert self._engine is not None
@@ -227,10 +233,15 @@ class Traffic:
 
     def meter_of(self, flow: str) -> FlowMeter | None:
         """The one that is shown as `flow`."""
-        return next((each for each in self._flows if flow_text(each.key) == flow), None)
+        if self._shown_of is not self._flows:
+            self._shown, self._shown_of = {flow_text(each.key): each for each in self._flows}, self._flows
+        return self._shown.get(flow)
 
     def program_of(self, flow: FlowMeter) -> Program | None:
         return self._programs.get(flow.program_number)
+
+    def class_of(self, flow: FlowMeter) -> str:
+        return self._class_name(flow.traffic_class)
 
     def open_questions(self) -> tuple[api.Question, ...]:
         return self._questions

@@ -28,6 +28,9 @@ class PaidView:
     secretary: str
     spent_today_nanodollars: int
     budget_today_nanodollars: int
+    budgets: tuple[api.Budget, ...] = ()
+    questions: int = 0
+    secretary_socket: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,7 +76,7 @@ def snapshot_of(
         kinds=steered.steering.view_kinds() if steered is not None else (),
         prices=steered.steering.view_prices() if steered is not None else (),
         networks=steered.networks if steered is not None else (),
-        budgets=steered.budgets if steered is not None else (),
+        budgets=(*(steered.budgets if steered is not None else ()), *(paid.budgets if paid is not None else ())),
         worths=steered.steering.said.view() if steered is not None else (),
         rules=steered.steering.rules.view() if steered is not None else (),
         notices=notices,
@@ -141,4 +144,6 @@ def _status(
         secretary=paid.secretary if paid is not None else "none: no uplinks are configured",
         spent_today_nanodollars=paid.spent_today_nanodollars if paid is not None else 0,
         budget_today_nanodollars=paid.budget_today_nanodollars if paid is not None else 0,
+        secretary_questions=paid.questions if paid is not None else 0,
+        secretary_socket=paid.secretary_socket if paid is not None else "",
     )

@@ -15,7 +15,6 @@ from typing import Final
 
 from billpay.errors import EnvironmentFault
 from hostagent import api
-from hostagent.clock import Clock
 from hostagent.networks.discovery import Finding
 from hostagent.networks.known import KnownFile, KnownGateway, KnownNetwork, Meeting
 from hostagent.networks.network_manager import NetworkManagerWatch
@@ -24,6 +23,7 @@ from hostagent.networks.situation import Situation
 from hostagent.networks.watch import NetworkWatch
 from hostagent.notices import Notices
 from hostagent.sharing.links import Rates
+from secretary.clock import Clock
 
 LOG = logging.getLogger("hostagent")
 SAVE_EVERY_LOOKS: Final = 10

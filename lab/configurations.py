@@ -13,6 +13,7 @@ from pathlib import Path
 
 from lab.plan import Plan
 from lab.topology import Node, NodeKind, Rule, Toll, Tunnel
+from secretary.keys.keeper import SEALED_FILE
 
 CONTROL_PORT = 7414
 ECHO_PORT = 7416
@@ -210,6 +211,7 @@ class Configurations:
             rules.append(_probes(max(rule.amount_nanodollars for rule in node.rules)))
         return {
             "secretary": {"name": node.name, "state_directory": str(self._places.of(node.name, SECRETARY))},
+            "keys": {"store": SEALED_FILE},  # nobody's keyring is for the keys of a lab
             "budget": {"day_nanodollars": DAY_NANODOLLARS},
             "returns": {"share_nanodollars": node.share_nanodollars, "day_nanodollars": DAY_NANODOLLARS},
             "rules": rules,
@@ -305,6 +307,20 @@ def other_end(tunnel: Tunnel, node: str) -> str:
 def host_and_port(address: str) -> str:
     """Of a gateway's control API."""
     return f"[{address}]:{CONTROL_PORT}" if ":" in address else f"{address}:{CONTROL_PORT}"
+
+
+def with_more(table: Table, more: Table) -> Table:
+    """Sections are joined key by key, lists of tables one after the other; any other value replaces the one before."""
+    joined = dict(table)
+    for key, value in more.items():
+        before = joined.get(key)
+        if isinstance(before, dict) and isinstance(value, dict):
+            joined[key] = before | value
+        elif isinstance(before, list) and isinstance(value, list):
+            joined[key] = [*before, *value]
+        else:
+            joined[key] = value
+    return joined
 
 
 def to_toml(table: Mapping[str, object]) -> str:

@@ -13,7 +13,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
@@ -21,10 +21,21 @@ from typing import IO
 from billpay.errors import EnvironmentFault
 from lab.audit import LEGACY, ask_agent, ask_gateway, gateway_books, host_books
 from lab.books import NodeBooks
-from lab.configurations import AGENT, GATEWAY, SECRETARY, Configurations, Places, roles_of, to_toml
+from lab.configurations import (
+    AGENT,
+    GATEWAY,
+    SECRETARY,
+    Configurations,
+    Places,
+    Table,
+    roles_of,
+    to_toml,
+    with_more,
+)
 from lab.namespaces import Network, end_process
 from lab.plan import Plan
 from neighbour.identity import NodeIdentity
+from secretary.keys.keeper import SEALED_FILE, Keeper
 
 START_S = 30.0
 STOP_S = 8.0
@@ -66,8 +77,18 @@ class Daemon:
 class Daemons:
     """All daemons of a network. `close()` ends them in order and waits."""
 
-    def __init__(self, network: Network, *, family: int, directory: Path, progress: Progress) -> None:
+    def __init__(
+        self,
+        network: Network,
+        *,
+        family: int,
+        directory: Path,
+        progress: Progress,
+        more: Mapping[tuple[str, str], Table] | None = None,
+    ) -> None:
+        """`more`: what the files of a node's role say beside, or instead of, what the scenario does."""
         self._network = network
+        self._more = more or {}
         self._plan: Plan = network.plan
         self._family = family
         self._directory = directory
@@ -100,9 +121,9 @@ class Daemons:
         if signal_name == "KILL":
             process.wait()
 
-    def restart(self, node: str) -> None:
-        """Returns when it is ready, as `start` does."""
-        daemon = self._main(node)
+    def restart(self, node: str, role: str = "") -> None:
+        """Of the node's gateway or agent, or of the role that is named. Returns when it is ready, as `start` does."""
+        daemon = self._daemons[node, role] if role else self._main(node)
         end_process(daemon.running, patience_s=0.0)
         self._spawn(daemon)
         self._await_ready(daemon, time.monotonic() + START_S)
@@ -178,7 +199,7 @@ class Daemons:
         scenario = self._plan.scenario
         places = [(node, role, self._places.of(node.name, role)) for node in scenario.nodes for role in roles_of(node)]
         certificates = {
-            (node.name, role): str(NodeIdentity.load_or_create(directory, name=node.name).certificate_path)
+            (node.name, role): str(_identity_of(node.name, role, directory).certificate_path)
             for node, role, directory in places
         }
         configurations = Configurations(
@@ -189,7 +210,8 @@ class Daemons:
         )
         for node, role, directory in places:
             path = directory / f"{role}.toml"
-            path.write_text(to_toml(configurations.table(node, role)), encoding="utf-8")
+            table = with_more(configurations.table(node, role), self._more.get((node.name, role), {}))
+            path.write_text(to_toml(table), encoding="utf-8")
             self._daemons[node.name, role] = Daemon(
                 node=node.name,
                 role=role,
@@ -220,6 +242,13 @@ class Daemons:
                 if node in self._last_books:
                     self._last_books[node] = dataclasses.replace(self._last_books[node], statements_agree=False)
         return dict(self._last_books)
+
+
+def _identity_of(node: str, role: str, directory: Path) -> NodeIdentity:
+    """Made where its daemon finds it at its start; the secretary's is sealed from the beginning."""
+    if role == SECRETARY:
+        return Keeper(directory, name=node, store=SEALED_FILE).identity
+    return NodeIdentity.load_or_create(directory, name=node)
 
 
 def exceptions_in(log: str) -> list[str]:

@@ -18,9 +18,9 @@ from hostagent.networks.situation import ActiveNetwork, NetworkKind, Situation
 from hostagent.notices import Notices
 from hostagent.said import Said
 from hostagent.sharing.links import Rates
-from hostagent.sharing.words import Moment
 from hostagent.steering import Measuring, Steering
 from hostagent.traffic import Second
+from secretary.transfers import Moment
 
 S = 1_000_000_000
 LO_INDEX = socket.if_nametoindex("lo")

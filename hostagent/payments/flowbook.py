@@ -143,6 +143,8 @@ class FlowBook:
         choice: PathChoice = self.cartographer.choose(destination, now_ns)
         flow.slots = tuple((slot.as_number, slot.alternatives, slot.choice) for slot in choice.slots)
         flow.reason = f"{decision.reason}; {choice.reason}" if choice.reason else decision.reason
+        if flow.is_used_up:  # best effort, at once and visibly
+            flow.amount_nanodollars, flow.reason = 0, flow.refusal
 
 
 def added(report: FlowReport, before: FlowReport | None) -> FlowReport:

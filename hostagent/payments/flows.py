@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass, field
 
+from billpay.header import MAX_AMOUNT_NANODOLLARS
 from billpay.messages import Echo, FlowSelector, Grant
 from hostagent.payments.commands import FlowReport, Oads
 from pricereactor.reactor import Decision, Observation, Reactor
@@ -17,6 +18,11 @@ from pricereactor.reactor import Decision, Observation, Reactor
 NS_PER_S = 1_000_000_000
 RATE_WINDOW_NS = 1_000_000_000
 IDLE_NS = 30 * NS_PER_S
+OLDER: tuple[int, Oads, int] = (-1, (), -1)
+"""What the packet core has is not the latest; should there be nothing any more, it still has to be dropped."""
+BACKDATED_S = 120
+"""A document is valid from so long before it was signed (`secretary.issuing`), since clocks differ."""
+OUT_OF_MONEY = frozenset(("budget", "purse"))
 SETTLED_PACKETS = 2
 """A toll is reckoned from so many packets at least."""
 
@@ -91,15 +97,19 @@ class Flow:
     judged: bool = False
     busy: bool = False  # a call to the secretary or the gateway is under way
     retry_ns: int = 0
+    first_ns: int = 0  # when it was to be judged first
     rule: str = ""
     strategy: str = "unpaid"
     reason: str = "the secretary has not been asked yet"
+    refused: str = ""  # the secretary's code, when it gave nothing, or no more, the last time
+    refusal: str = ""  # its words
     reactor: Reactor | None = None
     grant: Grant | None = None
     opened_at: str = ""  # the uplink whose gateway has the grant
     spent_nanodollars: int = 0  # of this grant
     headroom: int = 0  # how much could still be spent when the grant was last raised
     amount_nanodollars: int = 0
+    packet_ceiling: int = MAX_AMOUNT_NANODOLLARS  # beyond it the gateway cuts, by the organisation's word
     slots: Oads = ()
     path: str = ""
     round_trip_ns: int | None = None
@@ -116,6 +126,13 @@ class Flow:
 
     def __post_init__(self) -> None:
         self.spent_nanodollars = self.report.spent_nanodollars
+
+    @property
+    def untold_nanodollars(self) -> int:
+        """Spent of the open grant since the secretary was last told of it."""
+        if self.grant is None:
+            return 0
+        return max(0, self.spent_nanodollars - (self.grant.cap_nanodollars - self.headroom))
 
     @property
     def returned_nanodollars(self) -> int:
@@ -159,11 +176,14 @@ class Flow:
         """A grant, or a later document of the one that there was, is open at the gateway of `uplink`."""
         if self.grant is None or self.grant.grant != grant.grant:
             self.spent_nanodollars, self._spent_of_earlier = 0, self.report.spent_nanodollars
-        self.grant, self.opened_at, self.told = grant, uplink, None
+        self.grant, self.opened_at = grant, uplink
+        self.told = None if self.told is None else OLDER
         self.headroom = grant.cap_nanodollars - self.spent_nanodollars
+        self.refused = self.refusal = ""
 
     def on_return_grant(self, grant: Grant, uplink: str) -> None:
-        self.return_grant, self.return_opened_at, self.return_told = grant, uplink, None
+        self.return_grant, self.return_opened_at = grant, uplink
+        self.return_told = None if self.return_told is None else OLDER[2]
         self.return_headroom = grant.cap_nanodollars - self.returned_nanodollars
 
     def is_active(self, now_ns: int) -> bool:
@@ -188,8 +208,22 @@ class Flow:
                 round_trip_ns=self.round_trip_ns,
             )
         )
-        self.amount_nanodollars = decision.amount_nanodollars
+        self.amount_nanodollars = min(decision.amount_nanodollars, self.packet_ceiling)
         return decision
+
+    @property
+    def is_out_of_money(self) -> bool:
+        """It would be paid for if there were money."""
+        return self.refused in OUT_OF_MONEY
+
+    @property
+    def is_used_up(self) -> bool:
+        """The grant does not reach for another packet, and the secretary gives no more."""
+        grant, most = self.grant, max(1, self.amount_nanodollars)
+        return bool(self.refused) and grant is not None and grant.cap_nanodollars - self.spent_nanodollars < most
+
+    def on_refused(self, code: str, why: str) -> None:
+        self.refused, self.refusal, self.reason = code, why, why
 
     def wanted(self) -> tuple[int, Oads, int] | None:
         """What the packet core should know of the payment."""
@@ -216,7 +250,7 @@ class Flow:
         if grant is None or self.busy:
             return False
         left = grant.cap_nanodollars - self.spent_nanodollars
-        return 2 * left < self.headroom or left < self.amount_nanodollars or is_nearly_over(grant, unix_s)
+        return 2 * left < self.headroom or left < max(1, self.amount_nanodollars) or is_nearly_over(grant, unix_s)
 
     def needs_return(self, received_nanodollars: int, unix_s: int) -> bool:
         """Whether payments that arrived with the opposite flow need a (greater) grant to go back with this one."""
@@ -232,5 +266,6 @@ class Flow:
 
 def is_nearly_over(grant: Grant, unix_s: int) -> bool:
     """The last quarter of its time."""
-    lifetime_s = grant.expires_unix_s - grant.not_before_unix_s
+    valid_s = grant.expires_unix_s - grant.not_before_unix_s
+    lifetime_s = valid_s - BACKDATED_S if valid_s > BACKDATED_S else valid_s
     return unix_s > grant.expires_unix_s - lifetime_s // 4

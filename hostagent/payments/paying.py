@@ -22,6 +22,7 @@ from pathlib import Path
 import msgspec
 
 from billpay.links import Reading
+from dataplane.attribution.processes import running_executables
 from dataplane.counters import CounterFile
 from dataplane.links import read_links
 from dataplane.record import RECORD_NAME
@@ -29,7 +30,7 @@ from dataplane.rules import restore
 from dataplane.service import report_fault
 from dataplane.startup import prepare
 from dataplane.supervisor import ReaderSupervisor, ReaderUnavailable
-from hostagent.configuration import OWNER, Configuration, desired_state, plan_of
+from hostagent.configuration import OWNER, Configuration, SecretarySection, desired_state, plan_of
 from hostagent.payments import view
 from hostagent.payments.commands import (
     Answer,
@@ -44,16 +45,18 @@ from hostagent.payments.commands import (
     SetUplink,
     Tick,
 )
+from hostagent.payments.context import ContextOf, nothing_known
 from hostagent.payments.flowbook import FlowBook
 from hostagent.payments.flows import Flow
 from hostagent.payments.granting import Granting
 from hostagent.payments.measuring import Measuring
+from hostagent.payments.telling import Telling
 from hostagent.payments.uplinks import Uplink, Uplinks
 from hostagent.views import PaidView
 from neighbour.book import Book
 from neighbour.exchange import book_node_counters
 from neighbour.identity import NodeIdentity, PeerCertificate
-from secretary.client import SecretaryClient
+from secretary.client import RemoteSecretary, SecretaryClient
 
 LOG = logging.getLogger("hostagent")
 TURN_S = 0.2
@@ -63,7 +66,16 @@ SECOND_S = 1.0
 class Paying:
     """Present when the configuration names uplinks to gateways. `on_change` is called after each turn."""
 
-    def __init__(self, configuration: Configuration, config_path: Path, *, on_change: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        configuration: Configuration,
+        config_path: Path,
+        *,
+        on_change: Callable[[], None],
+        context_of: ContextOf = nothing_known,
+        tell: Callable[[str, str], object] = lambda _code, _message: None,
+    ) -> None:
+        """`tell(code, message)`: what a person should know once."""
         self._configuration = configuration
         secretary = configuration.secretary
         assert secretary is not None, "a configuration with uplinks names a secretary"
@@ -81,11 +93,14 @@ class Paying:
             clock=lambda: int(time.time()),
         )
         self._flows = FlowBook(delay_value_nanodollars_per_ms=configuration.paths.delay_value_nanodollars_per_ms)
-        self._secretary = SecretaryClient(Path(secretary.socket))
+        self._secretary_socket = secretary.socket
+        self._secretary = SecretaryClient(self._where(secretary))
         self._granting = Granting(
             secretary=self._secretary,
             secretary_key=PeerCertificate.read(secretary.certificate).public_key,
             uplinks=self._uplinks,
+            context_of=context_of,
+            running_programs=running_executables,
         )
         self._measuring = Measuring(
             configuration,
@@ -107,7 +122,20 @@ class Paying:
         self._hurry = asyncio.Event()
         self._since_turn = 0
         self._on_change = on_change
+        self._telling = Telling()
+        self._tell_person = tell
         self._tasks: set[asyncio.Task[None]] = set()
+
+    def _where(self, section: SecretarySection) -> Path | RemoteSecretary:
+        if section.socket:
+            return Path(section.socket)
+        host, _, port = section.address.rpartition(":")
+        return RemoteSecretary(
+            address=host.strip("[]"),
+            port=int(port),
+            identity=self._identity,
+            certificate=PeerCertificate.read(section.transport),
+        )
 
     # --- start and stop ---------------------------------------------------------------------------------------------
 
@@ -127,7 +155,19 @@ class Paying:
             await self._supervisor.start()
             self._counters = CounterFile.attach(self._counters_path)
             yield
+            await self._pay_no_more()
             await self._granting.close_all(self._flows.flows.values())
+
+    async def _pay_no_more(self) -> None:
+        """Then what we count is all that there was when the gateways close the grants."""
+        flows = list(self._flows.flows.values())
+        with contextlib.suppress(ReaderUnavailable):
+            for flow in flows:
+                if flow.told is not None or flow.return_told is not None:  # it may know an older document
+                    await self.ask(DropFlow(flow=flow.selector))
+            answer = await self.ask(AskFlows(since_turn=self._since_turn))
+            assert isinstance(answer, FlowReports)
+            self._flows.on_reports(answer.flows, time.monotonic_ns())
 
     def _close_counters(self) -> None:
         """After everything that reads them."""
@@ -235,7 +275,14 @@ class Paying:
                 share_nanodollars=counters.get("share_nanodollars", 0) + counters.get("refunded_nanodollars", 0),
             )
             await self._granting.close_idle(self._flows, now_ns=time.monotonic_ns())
+            self._tell_news()
             await asyncio.sleep(SECOND_S)
+
+    def _tell_news(self) -> None:
+        budget = self._granting.budget
+        news = self._telling.on_budget(budget) if budget is not None else []
+        for code, message in [*news, *self._telling.on_money(view.out_of_money(self._flows))]:
+            self._tell_person(code, message)
 
     async def _learn_paths(self, uplink: Uplink) -> None:
         """The gateway's signed descriptions of its alternatives."""
@@ -264,6 +311,7 @@ class Paying:
             uplinks=self._uplinks,
             counters=self._counters_now(),
             granting=self._granting,
+            secretary_socket=self._secretary_socket,
         )
         return view.view_of(paying, now_ns=now_ns, unix_s=unix_s)
 

@@ -6,14 +6,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from billpay.links import DifferenceLine, Direction
+from billpay.money import show_nanodollars
 from billpay.settlement import Standing
 from dataplane.supervisor import Health
 from hostagent import api
 from hostagent.payments.flowbook import FlowBook, flow_text
 from hostagent.payments.flows import Flow
 from hostagent.payments.granting import Granting
+from hostagent.payments.telling import MONEY_IS_OUT
 from hostagent.payments.uplinks import Uplink, Uplinks
 from hostagent.views import PaidView
+from secretary.messages import BudgetLine
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,6 +28,7 @@ class Paying:
     uplinks: Uplinks
     counters: Mapping[str, int]
     granting: Granting
+    secretary_socket: str = ""
 
 
 def view_of(paying: Paying, *, now_ns: int, unix_s: int) -> PaidView:
@@ -40,6 +44,26 @@ def view_of(paying: Paying, *, now_ns: int, unix_s: int) -> PaidView:
         secretary=paying.granting.secretary_state,
         spent_today_nanodollars=_spent_today(paying),
         budget_today_nanodollars=budget.day_nanodollars if budget is not None else 0,
+        budgets=tuple(_budget(line) for line in budget.lines) if budget is not None else (),
+        questions=budget.questions if budget is not None else 0,
+        secretary_socket=paying.secretary_socket,
+    )
+
+
+def _budget(line: BudgetLine) -> api.Budget:
+    """Money of grants: what is promised to open ones counts as used, for it may be."""
+    return api.Budget(
+        name=line.name if line.scope == "all" else f"{line.name} ({line.scope})",
+        unit="nanodollars",
+        period=line.period,
+        limit=line.limit_nanodollars,
+        used=line.spent_nanodollars,
+        resets_unix_s=line.resets_unix_s,
+        hard=line.hard,
+        burn_per_day=line.burn_nanodollars_per_day,
+        forecast=line.forecast_nanodollars,
+        noticed_percent=line.noticed_percent,
+        reason=f"{line.reason}; {show_nanodollars(line.reserved_nanodollars)} promised to open grants",
     )
 
 
@@ -51,8 +75,17 @@ def _paying_flows(paying: Paying, now_ns: int) -> tuple[api.Flow, ...]:
 
 def _spent_today(paying: Paying) -> int:
     budget = paying.granting.budget
-    open_grants = sum(flow.report.spent_nanodollars for flow in paying.flows.flows.values() if flow.grant is not None)
-    return (budget.spent_today_nanodollars if budget is not None else 0) + open_grants
+    untold = sum(flow.untold_nanodollars for flow in paying.flows.flows.values())
+    return (budget.spent_today_nanodollars if budget is not None else 0) + untold
+
+
+def out_of_money(book: FlowBook) -> str:
+    """What a person has to know when flows go unpaid for want of money; "": there is some."""
+    out = [flow for flow in book.flows.values() if flow.is_out_of_money and (flow.grant is None or flow.is_used_up)]
+    if not out:
+        return ""
+    flows = "1 flow goes" if len(out) == 1 else f"{len(out)} flows go"
+    return f"{flows} on without payment, slower where the network is full: {out[0].refusal}"
 
 
 def _warnings(paying: Paying, unix_s: int) -> list[api.Warning]:
@@ -62,6 +95,9 @@ def _warnings(paying: Paying, unix_s: int) -> list[api.Warning]:
         warnings.append(api.Warning(code="data-plane", message=message, since_unix_s=unix_s))
     if paying.granting.secretary_state != "connected":
         warnings.append(api.Warning(code="secretary", message=paying.granting.secretary_state, since_unix_s=unix_s))
+    out = out_of_money(paying.flows)
+    if out:
+        warnings.append(api.Warning(code=MONEY_IS_OUT, message=out, since_unix_s=unix_s))
     for uplink in paying.uplinks.by_name.values():
         if not uplink.agreed:
             message = f"{uplink.name}: {uplink.state}"

@@ -23,9 +23,9 @@ from dataplane.metering import Reading
 from dataplane.shaping.plan import Match, ShapedLink
 from hostagent.api import KindState
 from hostagent.sharing.dataplan import Beyond, DataPlan, Judgement, PlanKind
-from hostagent.sharing.periods import Cycle
 from hostagent.sharing.planbook import PlanBook, Voucher
 from hostagent.sharing.policy import KindTerms, NamedRule, Source, Verdict, compose
+from secretary.money.periods import Cycle
 
 pytestmark = [pytest.mark.netns, pytest.mark.exact]
 
