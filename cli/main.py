@@ -1,5 +1,5 @@
-"""`hostagent`: the one command. Verbs live in `cli.host`, `cli.services` and `cli.lab`; each imports what it needs
-when it runs.
+"""`hostagent`: the one command. Verbs live in `cli.host`, `cli.services`, `cli.secretary` and `cli.lab`; each imports
+what it needs when it runs.
 """
 
 from __future__ import annotations
@@ -10,8 +10,9 @@ import click
 
 from cli.host import host_sections
 from cli.lab import lab
+from cli.secretary import secretary
 from cli.sections import SectionedGroup
-from cli.services import gateway, secretary
+from cli.services import gateway
 
 
 @click.group(cls=SectionedGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})

@@ -16,6 +16,8 @@ import click
 from cli.agent import CONFIGURATION_PATH, SOCKET_VARIABLE
 from cli.command import RUN_DIRECTORY, STATE_DIRECTORY
 from cli.exit_codes import ExitCode
+from cli.secretary_line import SOCKET_VARIABLE as SECRETARY_VARIABLE
+from cli.secretary_line import SYSTEM_CONFIGURATION, SYSTEM_SOCKET
 from cli.sections import summary
 from hostagent.api import SOCKET_NAME
 
@@ -28,8 +30,8 @@ EXIT_TEXTS = {
     ExitCode.CONFIGURATION: "A configuration file is not there, or says what it must not say.",
     ExitCode.ENVIRONMENT: "The machine refused: a privilege, an interface, a port, a file, a tool.",
     ExitCode.PEER: "A neighbour, daemon or secretary answered what it must not answer.",
-    ExitCode.UNREACHABLE: "The agent or gateway that was asked is not running, or not ours to ask.",
-    ExitCode.REFUSED: "The agent understood, and does not do it.",
+    ExitCode.UNREACHABLE: "The agent, gateway or secretary that was asked is not running, or not ours to ask.",
+    ExitCode.REFUSED: "The agent or secretary understood, and does not do it.",
     ExitCode.INTERRUPTED: "Ctrl-C; whatever was set up has been taken down.",
 }
 
@@ -80,12 +82,16 @@ def _closing(title: str) -> list[str]:
     lines = [".SH EXIT STATUS"]
     for code, text in EXIT_TEXTS.items():
         lines += [".TP", f".B {int(code)}", _escaped(text)]
-    lines += [".SH ENVIRONMENT", ".TP", f".B {SOCKET_VARIABLE}", "The agent's local socket, where no option names one."]
+    lines.append(".SH ENVIRONMENT")
+    for variable, whose in ((SOCKET_VARIABLE, "agent's local"), (SECRETARY_VARIABLE, "secretary's")):
+        lines += [".TP", f".B {variable}", f"The {whose} socket, where no option names one."]
     lines.append(".SH FILES")
     for path, text in (
         (CONFIGURATION_PATH, "The agent's configuration, where no option names another."),
         (RUN_DIRECTORY / SOCKET_NAME, "The local socket of the agent that root runs."),
         (STATE_DIRECTORY, "What that agent keeps: key, history, what it changed in the kernel."),
+        (SYSTEM_CONFIGURATION, "The secretary's configuration, as its unit has it."),
+        (SYSTEM_SOCKET, "The secretary's socket, likewise."),
     ):
         lines += [".TP", f".I {_escaped(str(path))}", _escaped(text)]
     if title != NAME:

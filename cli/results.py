@@ -7,7 +7,8 @@ printed as they are; those that are only the command line's are here.
 from __future__ import annotations
 
 from functools import cache
-from typing import Any, Final
+from types import UnionType
+from typing import Any, Final, get_args
 
 import msgspec
 
@@ -70,6 +71,73 @@ class Preview(Result, frozen=True, kw_only=True):
     links: tuple[LinkPreview, ...]
 
 
+class Deciles(msgspec.Struct, frozen=True, kw_only=True):
+    """How probable a yes was said to be, against how many would have said it; in millionths."""
+
+    from_ppm: int
+    to_ppm: int
+    requests: int
+    predicted_ppm: int
+    accepted_ppm: int
+
+
+class Calibrated(msgspec.Struct, frozen=True, kw_only=True):
+    """By tenths of the range, and by tenths of the requests. The worst gap: of tenths with 100 requests and more."""
+
+    worst_gap_ppm: int | None
+    deciles: tuple[Deciles, ...]
+    deciles_of_requests: tuple[Deciles, ...]
+
+
+class Hindsight(msgspec.Struct, frozen=True, kw_only=True):
+    """Surplus: worth less price, of what was paid; the best: paid exactly where worth is at least the price."""
+
+    requests: int
+    paid: int
+    questions: int
+    surplus_nanodollars: int
+    best_nanodollars: int
+    surplus_ratio: float | None
+    surplus_ratio_less_questions: float | None
+    regret_nanodollars: int
+    missed: int
+    missed_nanodollars: int
+    unjustified: int
+    unjustified_price_nanodollars: int
+    unjustified_loss_nanodollars: int
+
+
+class HindsightWeek(Hindsight, frozen=True, kw_only=True):
+    """Weeks of each person's own, from 1."""
+
+    week: int
+    person_days: int
+    questions_per_day: float | None
+    questions_per_day_most_asked: float | None
+    questions_per_day_all_people: float | None
+
+
+class HindsightSettled(Hindsight, frozen=True, kw_only=True):
+    surplus_ratio_mean_over_programs: float | None
+    surplus_ratio_mean_over_people: float | None
+    surplus_ratio_mean_over_people_and_programs: float | None
+    calibration: Calibrated
+
+
+class HindsightSummary(Hindsight, frozen=True, kw_only=True):
+    people: int
+    questions_per_day: float | None
+    weeks: tuple[HindsightWeek, ...]
+    from_third_week: HindsightSettled
+    calibration: Calibrated
+
+
+class Rehearsed(msgspec.Struct, frozen=True, kw_only=True):
+    """The last line of a replay."""
+
+    summary: HindsightSummary
+
+
 class ScenarioName(Result, frozen=True, kw_only=True):
     """A scenario of the lab."""
 
@@ -82,6 +150,9 @@ def types() -> dict[str, Any]:
     """By verb. `lab run` has its document in docs/lab.md; verbs that print no JSON are not here."""
     from cli.doctor_report import Report
     from gateway.admin import GatewayStatus
+    from secretary import messages
+    from secretary.money.statements import Statement, Traced
+    from secretary.replay import Line
 
     return {
         "up": api.Snapshot,
@@ -110,11 +181,23 @@ def types() -> dict[str, Any]:
         "man": Written,
         **dict.fromkeys(ACTIONS, Done),
         "gateway status": GatewayStatus,
+        "secretary status": messages.SecretaryStatus,
+        "secretary rotate-key": messages.Rotated,
+        "secretary rules": messages.Rules,
+        "secretary why": messages.WhyView,
+        "secretary inbox": messages.Inbox,
+        "secretary budget list": messages.Budgets,
+        "secretary statement": Statement,
+        "secretary trace": Traced,
+        "secretary replay": Line | Rehearsed,
         "lab list": tuple[ScenarioName, ...],
     }
 
 
-ACTIONS: Final = ("down", "reload", "observe", "act", "confirm", "answer", "worth", "trust", "forget")
+ACTIONS: Final = (
+    *("down", "reload", "observe", "act", "confirm", "answer", "worth", "trust", "forget"),
+    *("secretary answer", "secretary undo", "secretary budget raise", "secretary top-up", "secretary dispute"),
+)
 
 
 CONFIGURATION: Final = "config"
@@ -126,5 +209,20 @@ def schema(name: str) -> dict[str, Any] | None:
 
     if name == CONFIGURATION:
         return schema_of("configuration")
-    known = types()
-    return schema_for(known[name], title=f"hostagent {name} --json") if name in known else None
+    known, title = types(), f"hostagent {name} --json"
+    if name not in known:
+        return None
+    if isinstance(known[name], UnionType):
+        return _schema_of_lines(get_args(known[name]), title)
+    return schema_for(known[name], title=title)
+
+
+def _schema_of_lines(kinds: tuple[Any, ...], title: str) -> dict[str, Any]:
+    """Of a verb that prints one document a line, each of one of these kinds."""
+    from hostagent.openapi import as_json
+    from hostagent.schemas import DIALECT
+
+    found, components = msgspec.json.schema_components(kinds, ref_template="#/$defs/{name}")
+    said = "One document a line, each of one of these kinds."
+    made = {"$schema": DIALECT, "title": title, "description": said, "oneOf": found, "$defs": components}
+    return as_json(made)

@@ -149,11 +149,13 @@ def tui(web: bool, port: int, socket: Path) -> None:
     if web:
         from tui.web import serve
 
-        serve(socket, port)
+        # each screen is this command again: it brings the way to the secretary
+        serve(socket, port, command=[sys.executable, "-m", "cli.main", "tui", "--socket", str(socket.absolute())])
         return
+    from cli.personal import SocketSecretary
     from tui.app import run_tui
 
-    run_tui(socket)
+    run_tui(socket, personal=SocketSecretary)
 
 
 running_verbs: tuple[click.Command, ...] = (down, reload, top, tui)

@@ -1,4 +1,4 @@
-"""Verbs of the services that a unit file starts: the gateway and the secretary."""
+"""Verbs of the gateway, a service that a unit file starts; those of the secretary are in `cli.secretary`."""
 
 from __future__ import annotations
 
@@ -52,18 +52,3 @@ def gateway_status(socket: Path, as_json: bool) -> None:
         write_json(status)
     else:
         show_gateway(status)
-
-
-@click.group()
-def secretary() -> None:
-    """The digital secretary: decides what a transfer is worth, keeps the budget, signs every grant."""
-
-
-@secretary.command("run")
-@config_option
-@one_line_errors
-def secretary_run(config: Path) -> None:
-    """Runs the secretary in the foreground until it is told to stop."""
-    from secretary.process import run
-
-    asyncio.run(run(config))

@@ -181,12 +181,13 @@ class _Tui:
         self._seconds = seconds
 
     def __call__(self, socket: Path) -> None:
+        from cli.personal import SocketSecretary
         from tui.app import run_tui
 
         signal.alarm(self._seconds or 0)
         try:
             with contextlib.suppress(KeyboardInterrupt):  # signals end it as its own key does
-                run_tui(socket)
+                run_tui(socket, personal=SocketSecretary)
         finally:
             signal.alarm(0)
 

@@ -46,13 +46,23 @@ def _status_facts(status: api.Status, unix_s: int | None) -> Iterator[tuple[str,
     yield "engine", status.engine_reason or status.engine
     for limit in status.limits:
         yield "", f"cannot {limit.ability}: {limit.cause}"
-    yield "secretary", status.secretary
+    yield "secretary", secretary_text(status)
     spent, budget = status.spent_today_nanodollars, status.budget_today_nanodollars
     yield "spent today", f"{money(spent)} of {money(budget)}" if budget else money(spent)
     if status.memory_bytes:
         yield "uses", f"{status.cpu_ppm / 10_000:.1f} % of a core, {size(status.memory_bytes)}"
     for warning in status.warnings:
         yield warning.code, warning.message
+
+
+def secretary_text(status: api.Status) -> str:
+    """Whether it answers; how many questions wait there, and where a person answers them."""
+    count = status.secretary_questions
+    if not count:
+        return status.secretary
+    where = f" --socket {status.secretary_socket}" if status.secretary_socket else ""
+    waits = "1 question waits" if count == 1 else f"{count} questions wait"
+    return f"{status.secretary}; {waits}: hostagent secretary inbox{where}"
 
 
 def mode_text(status: api.Status) -> str:

@@ -22,7 +22,7 @@ from cli.reference import DOCUMENT, document
 from cli.results import schema, types
 
 SHELL_S = 60
-NO_JSON = {"run", "tui", "schema", "completions", "gateway run", "secretary run"}
+NO_JSON = {"run", "tui", "schema", "completions", "gateway run", "secretary run", "secretary notify"}
 """They start something, or what they print is a document already; `lab run` has its own in docs/lab.md."""
 
 
