@@ -21,13 +21,13 @@ from textual.widgets import ContentSwitcher, Footer, Static
 
 from billpay.errors import BillpayError, EnvironmentFault
 from hostagent import api
-from tui.model import head, modes
+from tui.model import head, inbox, modes
 from tui.model.state import State
 from tui.model.texts import cut
 from tui.screens import ALL
 from tui.screens import help as help_screen
 from tui.screens.page import Page
-from tui.source import LocalSource, Source
+from tui.source import LocalSource, Personal, Source
 from tui.widgets.dialogs import Choose, Confirm, Help
 from tui.widgets.head import TabLine
 
@@ -154,7 +154,7 @@ class AgentApp(App[None]):
         width = self.size.width
         self._header.update(head.header(self.state, self.title))
         self._header.set_class(self.state.is_old or self.state.frozen, "-loud")
-        questions = len(self.state.latest.questions) if self.state.latest is not None else 0
+        questions = inbox.waiting(self.state.latest)
         self._tabs.show(self._pages.index(self.page), questions, width)
         warnings = head.warnings(self.state)
         self._warnings.display = bool(warnings)
@@ -252,10 +252,13 @@ def few_colours() -> bool:
     return "256" not in os.environ.get("TERM", "")
 
 
-def run_tui(socket: Path, *, title: str = "hostagent") -> None:
-    """Until the user quits; a missing agent is shown, not an error.  Raises EnvironmentFault without a terminal."""
+def run_tui(socket: Path, *, title: str = "hostagent", personal: Personal | None = None) -> None:
+    """Until the user quits; a missing agent is shown, not an error.  Raises EnvironmentFault without a terminal.
+
+    `personal`: the way to the secretary behind a socket that the agent names.
+    """
     in_browser = bool(os.environ.get("TEXTUAL_DRIVER"))
     if not in_browser and not (sys.stdin.isatty() and sys.stdout.isatty()):
         remedy = "`hostagent status`, `flows` and `accounts` need none"
         raise EnvironmentFault("show", "the terminal UI", "this is no terminal", remedy)
-    AgentApp(LocalSource(socket), title=title).run()
+    AgentApp(LocalSource(socket, personal=personal), title=title).run()

@@ -1,18 +1,51 @@
-"""What the screens need of an agent, and the agent behind a local socket.
+"""What the screens need of an agent, and the agent behind a local socket; and what they need of the digital secretary.
 
 Decides nothing.  One stream of snapshots for everything that changes by itself; the rest is asked when a person looks
-at it, with a connection of its own that ends with the answer.
+at it, with a connection of its own that ends with the answer.  What is a person's own to say goes to the secretary
+itself, past the agent, which may not answer for people; who starts the screens brings the way there.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Protocol
 
+from billpay.errors import BillpayError
 from hostagent import api
 from hostagent.client import LocalClient
+from tui.model.personal import Inbox, Purse, Rules, Statement, Trace
+
+
+class NotAnswered(BillpayError):  # noqa: N818 - a state that passes, not a mistake
+    """The secretary is not there, or says no: one line for a person."""
+
+
+class PersonalSource(Protocol):
+    """The secretary, as the person who looks on may ask it. Everything may raise BillpayError."""
+
+    async def inbox(self, *, answered: bool) -> Inbox: ...
+
+    async def answer(self, number: int, *, accept: bool, limit_nanodollars: int | None, term: api.Term) -> str:
+        """Gives what it says to that, one line; so do `undo` and `top_up`."""
+
+    async def undo(self, number: int | None) -> str:
+        """Of this question's answer; None: of the latest."""
+
+    async def rules(self) -> Rules: ...
+
+    async def purse(self) -> Purse: ...
+
+    async def statement(self, first_day: str, last_day: str, by: str) -> Statement: ...
+
+    async def trace(self, key: str) -> Trace: ...
+
+    async def top_up(self, transfer: str, nanodollars: int) -> str:
+        """The same transfer again changes nothing."""
+
+
+Personal = Callable[[Path], PersonalSource]  # behind that socket
 
 
 class Source(Protocol):
@@ -32,12 +65,19 @@ class Source(Protocol):
 
     async def trust(self, fingerprint: str) -> None: ...
 
+    def secretary(self, socket: str) -> PersonalSource | None:
+        """The one behind that socket; None: there is no way to it from here."""
+
 
 class LocalSource:
     """The agent's local socket."""
 
-    def __init__(self, socket: Path) -> None:
+    def __init__(self, socket: Path, *, personal: Personal | None = None) -> None:
         self._socket = socket
+        self._personal = personal
+
+    def secretary(self, socket: str) -> PersonalSource | None:
+        return self._personal(Path(socket)) if self._personal is not None else None
 
     async def events(self) -> AsyncIterator[api.Snapshot]:
         async with LocalClient(self._socket) as client, contextlib.aclosing(client.events()) as snapshots:

@@ -10,7 +10,7 @@ import secrets
 import shlex
 import socket as sockets
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -21,16 +21,26 @@ HOST: Final = "127.0.0.1"
 TOKEN_BYTES: Final = 24
 
 
-def serve(socket: Path, port: int = PORT, *, title: str = "hostagent", say: Callable[[str], None] = print) -> None:
-    """Until Ctrl-C or SIGTERM; `say` gets the address to open.  0 takes any free port.  Raises EnvironmentFault."""
+def serve(
+    socket: Path,
+    port: int = PORT,
+    *,
+    title: str = "hostagent",
+    say: Callable[[str], None] = print,
+    command: Sequence[str] | None = None,
+) -> None:
+    """Until Ctrl-C or SIGTERM; `say` gets the address to open.  0 takes any free port.  Raises EnvironmentFault.
+
+    `command`: shows the screens, one process for each browser's page; None: `python -m tui`.
+    """
     try:
         from tui.loopback import LoopbackServer
     except ImportError as error:
         remedy = "pip install textual-serve"
         raise EnvironmentFault("show", "the screens in a browser", f"{error.name} is missing", remedy) from error
-    command = shlex.join([sys.executable, "-m", "tui", str(socket.absolute())])
+    shown = shlex.join(command or [sys.executable, "-m", "tui", str(socket.absolute())])
     with listening(port) as listener:
-        LoopbackServer(command, listener, token=secrets.token_urlsafe(TOKEN_BYTES), title=title, say=say).run()
+        LoopbackServer(shown, listener, token=secrets.token_urlsafe(TOKEN_BYTES), title=title, say=say).run()
 
 
 def listening(port: int) -> sockets.socket:

@@ -154,6 +154,7 @@ async def test_every_key_of_every_screen_stands_in_the_help() -> None:
     named = {
         "question_mark": "?",
         "slash": "/",
+        "plus": "+",
         "escape": "esc",
         "left": "←",
         "right": "→",

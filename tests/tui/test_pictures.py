@@ -14,6 +14,7 @@ import msgspec
 import pytest
 from snapshots import FLOWS, NOW_UNIX_S, household, snapshot
 from tui_driving import Script, picture, until
+from tui_secretary import ScriptedSecretary, household_with_secretary
 
 from hostagent import api
 from tui.app import AgentApp
@@ -52,7 +53,35 @@ STATES: dict[str, api.Snapshot | None] = {
         snapshot(), accounts=api.Accounts(links=()), status=msgspec.structs.replace(household().status, network="")
     ),
 }
+SPENT = api.Budget(
+    name="payments",
+    unit="nanodollars",
+    period="day",
+    limit=2 * 10**9,
+    used=2 * 10**9,
+    resets_unix_s=NOW_UNIX_S + 32_000,
+    hard=True,
+    burn_per_day=3_200_000_000,
+    forecast=2 * 10**9,
+    noticed_percent=100,
+    reason="all of it is spent",
+)
+WITH_SECRETARY: dict[str, list[str]] = {
+    "questions": ["3", "down", "down"],
+    "yes": ["3", "down", "down", "y"],
+    "rules": ["2", "r"],
+    "purse": ["4"],
+    "bill": ["6"],
+    "trace": ["6", "enter"],
+}
+ALL_SCENES = (*SCENES, *STATES, *WITH_SECRETARY)
 SHOWN_IN_DOCS = {
+    "questions": "80x24",
+    "yes": "80x24",
+    "rules": "80x24",
+    "purse": "80x24",
+    "bill": "80x24",
+    "trace": "80x24",
     "flows": "160x50",
     "details": "80x24",
     "why": "80x24",
@@ -94,16 +123,22 @@ def _past(app: AgentApp, now: api.Snapshot) -> None:
 async def drawn(scene: str, size: tuple[int, int]) -> tuple[str, str]:
     """The screen as text and as SVG."""
     now = STATES.get(scene) or household()
-    app = AgentApp(Script(now), title="laptop")
+    script = Script(now)
+    if scene in WITH_SECRETARY:
+        now = msgspec.structs.replace(household_with_secretary(), budgets=(SPENT, *now.budgets[1:]))
+        script = Script(now)
+        script.personal = ScriptedSecretary()
+    app = AgentApp(script, title="laptop")
     async with app.run_test(size=size) as pilot:
         await until(lambda: app.state.shown is not None)
         _past(app, now)
         app.state.on_snapshot(now)
         app.refresh_all()
         await pilot.pause()
-        for key in SCENES.get(scene, []):
+        for key in SCENES.get(scene) or WITH_SECRETARY.get(scene, []):
             await pilot.press(key)
-        await until(lambda: "asking the agent" not in picture(app))
+            await pilot.pause()
+        await until(lambda: "asking the" not in picture(app))
         app.refresh_all()
         await pilot.pause()
         _stop_blinking(app)
@@ -125,7 +160,7 @@ def _svg(app: AgentApp) -> str:
 
 
 @pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("scene", [*SCENES, *STATES])
+@pytest.mark.parametrize("scene", ALL_SCENES)
 async def test_a_screen_looks_as_it_was_reviewed(scene: str, size: str) -> None:
     text, svg = await drawn(scene, SIZES[size])
     file = GOLDEN / f"{scene}-{size}.txt"
@@ -137,7 +172,7 @@ async def test_a_screen_looks_as_it_was_reviewed(scene: str, size: str) -> None:
 
 
 def test_there_is_no_picture_of_what_is_no_more() -> None:
-    wanted = {f"{scene}-{size}.txt" for scene in (*SCENES, *STATES) for size in SIZES}
+    wanted = {f"{scene}-{size}.txt" for scene in ALL_SCENES for size in SIZES}
     assert {file.name for file in GOLDEN.iterdir()} == wanted
     assert {file.stem for file in SCREENS.iterdir()} == set(SHOWN_IN_DOCS)
 
@@ -151,7 +186,7 @@ def test_the_docs_show_every_picture() -> None:
 @pytest.mark.parametrize("size", SIZES)
 def test_no_screen_is_wider_or_taller_than_its_terminal(size: str) -> None:
     width, height = SIZES[size]
-    for scene in (*SCENES, *STATES):
+    for scene in ALL_SCENES:
         lines = (GOLDEN / f"{scene}-{size}.txt").read_text(encoding="utf-8").splitlines()
         assert len(lines) <= height
         assert all(len(line) <= width for line in lines)

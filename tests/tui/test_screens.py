@@ -298,7 +298,12 @@ async def test_budgets_show_use_pace_forecast_and_the_flat_rate() -> None:
         await pilot.press("b")
         await pilot.pause()
         text = picture(app)
-        for part in ("520 MB used, 52 %", "1.43 GB at the reset in 19 d", "! will go 430 MB over", "told at 50 %"):
+        for part in (
+            "520 MB used, 52 %",
+            "1.43 GB at the reset in 19 d",
+            "! will go 430 MB over",
+            "told at ■ 50 %  □ 80 %",
+        ):
             assert part in text
         assert "at this pace 14.20 USD a month" in text
 

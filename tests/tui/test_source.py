@@ -24,6 +24,7 @@ async def test_everything_that_screens_ask_reaches_the_agent(tmp_path: Path) -> 
     await server.start()
     try:
         assert await anext(aiter(source.events())) == desk.shown
+        assert source.secretary("/run/none") is None
         assert (await source.why("zoom")).flow == FLOWS[0].flow
         assert await source.statement("2026-11") == NOVEMBER
         orders = (

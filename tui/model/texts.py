@@ -21,7 +21,7 @@ UNKNOWN: Final = "?"  # nobody told us yet
 NOTHING: Final = "–"  # there is none
 SPARKS: Final = "▁▂▃▄▅▆▇█"
 PREFIXES: Final = {"": 10**9, "m": 10**6, "u": 10**3, "µ": 10**3, "μ": 10**3, "n": 1}
-MOST_WORTH_NANODOLLARS: Final = 10**15  # of a megabyte
+MOST_WORTH_NANODOLLARS: Final = 10**15  # of a megabyte, or of a transfer
 MB_PER_GB: Final = 1000
 _DECIMAL_STEPS: Final = ((10**12, "T"), (10**9, "G"), (10**6, "M"), (10**3, "k"))
 _MONEY_STEPS: Final = ((10**12, "k"), (10**9, ""), (10**6, "m"), (10**3, "µ"))
@@ -74,10 +74,15 @@ def cents_text(nanodollars: int, currency: str) -> str:
 
 def worth_from_text(text: str) -> int | None:
     """Nanodollars for a megabyte, out of what a person says of a gigabyte: 20, 1.5, 200m; None when it is no amount."""
+    return amount_from_text(text, parts=MB_PER_GB)
+
+
+def amount_from_text(text: str, *, parts: int = 1) -> int | None:
+    """Nanodollars out of 20, 1.5, 200m, or one of so many parts of it; None when it is no amount."""
     stripped = text.strip()
     prefix = stripped[-1:] if stripped[-1:] in PREFIXES else ""
     try:
-        amount = Decimal(stripped.removesuffix(prefix).strip()) * PREFIXES[prefix] / MB_PER_GB
+        amount = Decimal(stripped.removesuffix(prefix).strip()) * PREFIXES[prefix] / parts
     except (InvalidOperation, ValueError):
         return None
     if not amount.is_finite() or not 0 <= amount <= MOST_WORTH_NANODOLLARS or amount != int(amount):

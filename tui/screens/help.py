@@ -37,10 +37,14 @@ KEYS: Final = (
         "on some screens",
         (
             ("w", "flows: why it gets what it gets"),
-            ("e", "flows, kinds: say what a program is worth, and for how long"),
-            ("tab", "kinds: from programs to kinds and back"),
+            ("e", "flows, kinds: say what a program is worth"),
+            ("tab", "kinds: programs or kinds; month: by which column"),
+            ("r", "kinds: all rules in their order, with hits"),
             ("y d", "inbox: yes, or no; then for how long"),
+            ("u", "inbox: take an answer back, and what it taught"),
+            ("v", "inbox: answered, too; month: the agent's count"),
             ("← → [ ]", "month: the month before, the next one"),
+            ("+", "budgets: pay into the purse"),
             ("g", "nets: trust a gateway's new fingerprint"),
         ),
     ),
@@ -52,7 +56,8 @@ NUMBERS: Final = (
     "pays, toll: of a packet, now; spent: in all",
     "– there is none   ? nobody told us yet   ! look at it",
     "plots: the last five minutes",
-    "budgets: █ used, ▒ will be used at this pace, ░ left",
+    "budgets: █ used, ▒ will be used at this pace, ░ left; ■ told",
+    "month: ~ as told or assumed, not yet confirmed   ! disputed",
 )
 WIDTH: Final = 19
 

@@ -27,6 +27,7 @@ from tui.widgets.grid import Grid
 PLOT_LINES: Final = 3
 PLOT_GAP: Final = 2
 LEAST_PLOT: Final = 10  # cells
+UNHEARD: Final = "nothing is known yet"
 TALL: Final = 34  # lines from which details are open from the start
 
 T = TypeVar("T")

@@ -75,7 +75,7 @@ class Choose(ModalScreen[int | None]):
             yield Static(line((self._title, "bold")), classes="dialog-title")
             if self._lines:
                 yield Static(joined(self._lines), classes="dialog-text")
-            yield _options(self._choices, self._chosen)
+            yield options(self._choices, self._chosen)
             yield Static(line(("enter", "reverse"), " take   ", ("esc", "reverse"), " leave"), classes="dialog-keys")
 
     def on_key(self, event: events.Key) -> None:
@@ -115,7 +115,7 @@ class AskWorth(ModalScreen[api.WorthChange | None]):
         with Vertical(classes="dialog"):
             yield Static(line(("What is traffic of ", ""), (self._program, "bold"), " worth?"), classes="dialog-title")
             yield Static(line(self._now), classes="dialog-text")
-            yield _options([*choices, "what the table of kinds says"], 0)
+            yield options([*choices, "what the table of kinds says"], 0)
             yield Input(placeholder="or an amount for a GB: 20, 1.5, 200m", id="amount", compact=True)
             yield Static(line(("enter", "reverse"), " take   ", ("tab", "reverse"), " amount   ", *_LEAVE), id="keys")
 
@@ -192,7 +192,7 @@ class Help(ModalScreen[None]):
 _LEAVE: Final = (("esc", "reverse"), " leave")
 
 
-def _options(choices: Sequence[str], chosen: int) -> OptionList:
+def options(choices: Sequence[str], chosen: int) -> OptionList:
     options = [
         Option(line((KEYS[place] if place < len(KEYS) else " ", "bold"), f"  {choice}"))
         for place, choice in enumerate(choices)

@@ -115,7 +115,8 @@ def test_a_program_shows_what_a_person_said_of_it() -> None:
 
 
 def test_the_most_urgent_question_is_first_and_the_latest_notice() -> None:
-    assert [question.number for question in inbox.listing(household().questions, Sorting(), "").things] == [8, 7]
+    shown = inbox.entries(household().questions, (), NOW_UNIX_S)
+    assert [entry.question.number for entry in inbox.listing(shown, Sorting(), "").things] == [8, 7]
     lines = inbox.notice_lines(NOTICES)
     assert "data plan" in lines[0].plain
     assert said(inbox.notice_lines(())) == inbox.NO_NOTICES
@@ -131,7 +132,7 @@ def test_a_budget_shows_use_pace_forecast_and_a_flat_rate() -> None:
     assert "at this pace 14.20 USD a month" in text
     assert "520 MB used, 52 %" in text
     assert "! will go 430 MB over" in text
-    assert "told at 50 %" in text
+    assert "told at ■ 50 %  □ 80 %  □ 100 %" in text
     assert said(budgets.lines((), NOW_UNIX_S, 76)) == budgets.EMPTY
 
 
