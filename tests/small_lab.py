@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from lab.audit import ask_agent
+from lab.configurations import Table
 from lab.daemons import Daemons
 from lab.namespaces import Network
 from lab.plan import make_plan
@@ -89,11 +90,19 @@ class SmallLab:
 
 
 @contextlib.contextmanager
-def small_lab(directory: Path, *, start: bool = True, family: int = 4, scenario: str = SCENARIO) -> Iterator[SmallLab]:
+def small_lab(
+    directory: Path,
+    *,
+    start: bool = True,
+    family: int = 4,
+    scenario: str = SCENARIO,
+    more: Mapping[tuple[str, str], Table] | None = None,
+) -> Iterator[SmallLab]:
+    """`more`: what a test adds to the daemons' files."""
     path = directory / "small.toml"
     path.write_text(scenario)
     with Network(make_plan(load(path))) as network:
-        daemons = Daemons(network, family=family, directory=directory, progress=lambda _line: None)
+        daemons = Daemons(network, family=family, directory=directory, progress=lambda _line: None, more=more)
         try:
             if start:
                 daemons.start(lambda: None)

@@ -16,6 +16,7 @@ from msgspec import inspect
 import gateway.configuration
 import hostagent.configuration
 import secretary.configuration
+import secretary.ruling.rulefiles
 from billpay.configuration import load_toml
 
 SAMPLES = Path(__file__).parent.parent / "docs" / "samples"
@@ -23,6 +24,7 @@ PACKAGES = {
     "gateway": gateway.configuration,
     "hostagent": hostagent.configuration,
     "secretary": secretary.configuration,
+    "rules": secretary.ruling.rulefiles,
 }
 DOLLAR = 10**9
 LINE_CHARACTERS_MAX = 120

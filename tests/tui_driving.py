@@ -14,6 +14,7 @@ from snapshots import NOVEMBER, household
 from billpay.errors import BillpayError
 from hostagent import api
 from tui.app import AgentApp
+from tui.source import PersonalSource
 from tui.widgets.grid import Grid
 
 
@@ -29,6 +30,11 @@ class Script:
         self.asked = 0
         self.calls: list[Any] = []
         self.refuses: BillpayError | None = None
+        self.personal: PersonalSource | None = None
+
+    def secretary(self, socket: str) -> PersonalSource | None:
+        assert socket
+        return self.personal
 
     def push(self, step: api.Snapshot | Exception | None) -> None:
         self.queue.put_nowait(step)
