@@ -19,9 +19,7 @@ demo: setup ## Figure 1 of the Bill-Pay paper on real packets, live
 
 # Whatever measures real packets needs the cores for itself: those tests come last, one by one.
 test: setup-tests check ## every check and test (about as CI does)
-	@$(AS_ROOT) $(BIN)/python -m pytest -m "not netns" -n auto
-	@$(AS_ROOT) $(BIN)/python -m pytest -m "netns and not exact" -n 3 --dist loadfile
-	@$(AS_ROOT) $(BIN)/python -m pytest -m "netns and exact"
+	@$(AS_ROOT) scripts/test $(BIN)/python
 
 setup-tests:
 	@scripts/setup --tests

@@ -99,7 +99,13 @@ def check_no_leak(before: Footprint, after: Footprint) -> None:
     assert after.objects.total() - before.objects.total() <= OBJECTS, grown
 
 
-@pytest.mark.parametrize("when", [SUMMER_ENDS, SUMMER_BEGINS], ids=["summer ends", "summer begins"])
+@pytest.mark.parametrize(
+    "when",
+    [
+        pytest.param(SUMMER_ENDS, id="summer ends"),
+        pytest.param(SUMMER_BEGINS, id="summer begins", marks=pytest.mark.deep),
+    ],
+)
 async def test_a_day_in_which_everything_happens(tmp_path: Path, looks: Looks, when: dict[str, object]) -> None:
     week = await soak(tmp_path, looks, seed=1, days=1, step_s=10, pay_every_s=60, **when)
     check_no_leak(week.footprints[0], week.footprints[-1])

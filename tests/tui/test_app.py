@@ -25,7 +25,9 @@ from tui.model.head import TABS
 from tui.source import LocalSource
 from tui.widgets.dialogs import Choose, Confirm, Help
 
-SIZES = [(80, 24), (120, 40), (160, 50), (40, 12)]
+DEEP = pytest.mark.deep
+SIZES = [(80, 24), (40, 12), pytest.param((120, 40), marks=DEEP), pytest.param((160, 50), marks=DEEP)]
+"""The pictures are drawn at 160x50 as well."""
 
 
 def header(app: AgentApp) -> str:
