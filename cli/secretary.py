@@ -7,6 +7,7 @@ Decides: the verbs' order in the help, and which question each look is. Refuses 
 from __future__ import annotations
 
 import asyncio
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -61,6 +62,7 @@ def secretary() -> None:
 @one_line_errors
 def run(config: Path) -> None:
     """Runs the secretary in the foreground until it is told to stop."""
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # what the learner computes is small; read when it is loaded
     from secretary.process import run as run_process
 
     asyncio.run(run_process(config))
