@@ -34,6 +34,7 @@ from secretary.inbox.questions import (
     group_of,
     why_asked,
 )
+from secretary.learning.commons import Commons
 from secretary.learning.learner import Learner
 from secretary.opinions import Course, Opinion
 from secretary.ruling.ceilings import Ceiling, Placed, Wanted, apply
@@ -128,6 +129,7 @@ class Judge:
         self.hits = Hits()
         self.allowance = Allowance(unjustified_nanodollars)
         self.learners: dict[str, Learner] = {}
+        self.commons = Commons()  # what the learners share
         self.guards: dict[str, Guard] = {}
         self._make_learner = make_learner
         self._make_guard = make_guard

@@ -24,7 +24,7 @@ class Rehearsal:
         self.judge = Judge(
             policy if policy is not None else Policy(),
             Inbox(manners if manners is not None else Manners()),
-            make_learner=Learner,
+            make_learner=lambda: Learner(commons=self.judge.commons),
             make_guard=None,
         )
 

@@ -180,7 +180,7 @@ class Secretary:
         self.judge = Judge(
             settings.policy,
             self.inbox,
-            make_learner=lambda: Learner(eager=False),
+            make_learner=lambda: Learner(eager=False, commons=self.judge.commons),
             make_guard=Guard if settings.guards else None,
             unjustified_nanodollars=settings.unjustified_nanodollars,
             spent_today=self.today.of,

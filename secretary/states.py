@@ -63,7 +63,7 @@ def _restore_one(secretary: Secretary, name: str, state: bytes, states: Mapping[
         judge.allowance = Allowance(judge.allowance.limit_nanodollars, kept)
     elif name.startswith(LEARNER):
         kept_learner = msgspec.json.decode(state, type=LearnerState)
-        judge.learners[name.removeprefix(LEARNER)] = Learner.restore(kept_learner, eager=False)
+        judge.learners[name.removeprefix(LEARNER)] = Learner.restore(kept_learner, eager=False, commons=judge.commons)
     elif name.startswith(GUARD):
         guard = judge.guard_of(name.removeprefix(GUARD))
         if guard is not None:

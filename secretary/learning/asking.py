@@ -9,7 +9,7 @@ Source: Howard 1966 (value of information); Frazier, Powell and Dayanik 2009 (kn
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -20,6 +20,7 @@ from secretary.learning.inference import normal_below
 from secretary.learning.model import DAY_S, Belief, Fit, Points
 
 MONTH_DAYS: Final = 30.0
+LEAST_SCALE: Final = 0.1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,15 +33,16 @@ class AskingSettings:
 
     interruption_nanodollars: int = 20_000_000
     stake_share: float = 0.0001
-    first_rate: float = 1.7
-    second_rate: float = 0.66
+    first_rate: float = 3.1
+    second_rate: float = 0.5
     last_rate: float = 0.3
-    first_halving_days: float = 3.5
+    first_halving_days: float = 4.0
     second_halving_days: float = 42.0
-    saved_questions: float = 2.0  # unused questions are saved up so far
-    patience_days: float = 4.0  # within which saved questions are spent
+    saved_questions: float = 3.0  # unused questions are saved up so far
+    patience_days: float = 1.5  # within which saved questions are spent
     impatience: float = 2.5  # by how much a question saved lowers the bar, in logarithms
     horizon_days: float = MONTH_DAYS
+    favour_of_small: float = 0.35  # 0: a gain counts as it is; 1: beside what its program brings at all
     discount: float = 0.2  # what is learnt fades, and other answers would have told a part of it
 
     def rate(self, age_days: float) -> float:
@@ -67,16 +69,30 @@ class Outlook:
     belief: Belief
     values: Floats  # models × requests: mean values
     gains: Floats  # requests: what the best decision brings without an answer
+    favours: Mapping[str, float]  # of programs: how much more a gain of theirs counts
+    favour: Floats  # the same of each request
 
     @property
     def month_gain(self) -> float:
         return float(self.gains @ self.sample.per_day) * MONTH_DAYS
 
 
-def look_ahead(fit: Fit, sample: Sample) -> Outlook:
+def look_ahead(fit: Fit, sample: Sample, programs: Sequence[str], settings: AskingSettings) -> Outlook:
     belief = fit.believe(sample.points)
     values = fit.mean_values(belief)
-    return Outlook(sample, belief, values, np.maximum(fit.weight @ values - sample.prices, 0.0))
+    middle = fit.weight @ values
+    gains = np.maximum(middle - sample.prices, 0.0)
+    # A program's own scale: what it brings, and a part of what it costs, for it might bring that.
+    scales = (gains + LEAST_SCALE * np.minimum(sample.prices, middle)) * sample.per_day
+    by_program: dict[str, float] = {}
+    for program, scale in zip(programs, scales.tolist(), strict=True):
+        by_program[program] = by_program.get(program, 0.0) + scale
+    mean = sum(by_program.values()) / len(by_program) if by_program else 0.0
+    favours = {
+        program: (mean / scale) ** settings.favour_of_small if scale > 0 else 1.0
+        for program, scale in by_program.items()
+    }
+    return Outlook(sample, belief, values, gains, favours, np.array([favours[program] for program in programs]))
 
 
 def worth_of_answers(
@@ -86,11 +102,13 @@ def worth_of_answers(
     belief: Belief,
     prices: Floats,
     missing_per_day: Floats,
+    favour: Floats,
     settings: AskingSettings,
 ) -> Floats:
     """For each of some transfers at its price: what asking about it brings, now and over the coming month.
 
-    `missing_per_day`: transfers like this one to come, for which nothing in the sample stands.
+    `missing_per_day`: transfers like this one to come, for which nothing in the sample stands. `favour`: of their
+    programs, see `Outlook`.
     """
     total = belief.variance + fit.noise[:, None]
     spread = np.sqrt(total)
@@ -111,11 +129,13 @@ def worth_of_answers(
     gain = np.maximum(accepted - cost, 0.0)
     gain += np.maximum(everything[:, None] - accepted - (outlook.sample.prices[:, None] - cost), 0.0)
     gain -= outlook.gains[:, None]
-    later = outlook.sample.per_day @ gain
+    later = (outlook.sample.per_day * outlook.favour) @ gain
     known = fit.weight @ (own * normal_below(z + belief.variance / spread))
     alike = np.maximum(known - yes * prices, 0.0) + np.maximum(weighed - known - (1.0 - yes) * prices, 0.0)
-    later = later + missing_per_day * (alike - np.maximum(weighed - prices, 0.0))
-    return np.asarray(np.maximum(now, 0.0) + settings.discount * settings.horizon_days * np.maximum(later, 0.0))
+    later = later + favour * missing_per_day * (alike - np.maximum(weighed - prices, 0.0))
+    return np.asarray(
+        favour * np.maximum(now, 0.0) + settings.discount * settings.horizon_days * np.maximum(later, 0.0)
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

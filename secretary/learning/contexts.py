@@ -127,6 +127,14 @@ NAMED: Final = (
     "program to destination",
 )
 PROGRAM: Final = NAMED.index("program")
+POOLED: Final = NAMED[: NAMED.index("foreground") + 1]
+"""Names that mean the same to other people."""
+
+
+def pooled_names(context: Context) -> tuple[tuple[int, str], ...]:
+    """What is known of this by what others say: each of `POOLED` by number, and the name; unknown ones left out."""
+    named = enumerate(_names(context)[: len(POOLED)])
+    return tuple((number, str(name)) for number, name in named if name is not None and name != "")
 
 
 class Codebook:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Final
@@ -29,8 +29,9 @@ from secretary.learning.asking import (
     look_ahead,
     worth_of_answers,
 )
+from secretary.learning.commons import Commons, Shared
 from secretary.learning.contexts import Context, Seer
-from secretary.learning.model import DAY_S, Answer, Belief, Fit, Points
+from secretary.learning.model import DAY_S, Answer, Belief, Fit, Points, log_prior
 from secretary.learning.requests import LEAST_WORTH, Ground, Requests, RequestsState
 from secretary.opinions import Course, Opinion
 from secretary.transfers import Moment, Transfer
@@ -41,6 +42,10 @@ KNOWN_MAX: Final = 4096
 PRICE_STEPS_PER_E: Final = 4
 EARLY_REQUESTS: Final = 512
 ERRATIC_RESPITE: Final = 0.8
+LOSS_AVERSION: Final = 1.3
+"""A nanodollar lost weighs as much as so many missed."""
+LIMIT_SPAN: Final = 2.0
+LIMIT_STEPS: Final = 10
 HIGHEST_LIMIT: Final = 10**18
 PPM: Final = 1_000_000
 _TENTH_Z: Final = 1.2815515655446004
@@ -53,6 +58,7 @@ class LearnerState(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     requests: RequestsState
     ground: Ground
     answers: dict[int, Answer]
+    shared: Shared = Shared()
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +98,7 @@ class Learner:
         *,
         settings: AskingSettings | None = None,
         eager: bool = True,
+        commons: Commons | None = None,
     ) -> None:
         """`eager`: due work is done at once; else a driver takes `due_work` and gives its result to `take`."""
         kinds = shipped_kinds() if kinds is None else kinds
@@ -101,6 +108,8 @@ class Learner:
         }
         self._settings = AskingSettings() if settings is None else settings
         self._eager = eager
+        self._commons = Commons() if commons is None else commons
+        self._member = self._commons.join()
         self._requests = Requests(self._log_worths)
         self._answers: dict[int, Answer] = {}
         self._ground = Ground()
@@ -148,6 +157,7 @@ class Learner:
         if result.version <= self._fresh.version:
             return
         self._fresh = result
+        self._commons.teach(self._member, result.fit.taught)
         self._known.clear()
         self._asking.clear()
 
@@ -155,9 +165,11 @@ class Learner:
         if self._eager and (work := self.due_work()) is not None:
             self.take(work())
 
-    def _work(self) -> Callable[[], Refreshed]:
+    def _work(self, shared: Shared | None = None) -> Callable[[], Refreshed]:
         answers = tuple(self._answers[number] for number in sorted(self._answers))
-        return partial(refresh, self._version, self._ground, answers, self._log_worths, self._settings)
+        if shared is None:
+            shared = self._commons.shared(self._member, log_prior())
+        return partial(refresh, self._version, self._ground, answers, self._log_worths, self._settings, shared)
 
     # --- opinions ---
 
@@ -226,7 +238,14 @@ class Learner:
             prices = np.array([math.exp(step / PRICE_STEPS_PER_E)])
             missing_per_day = np.array([max(0.0, missing)])
             worths = worth_of_answers(
-                fresh.fit, fresh.outlook, known.points, known.belief, prices, missing_per_day, self._settings
+                fresh.fit,
+                fresh.outlook,
+                known.points,
+                known.belief,
+                prices,
+                missing_per_day,
+                np.array([fresh.outlook.favours.get(program, 1.0)]),
+                self._settings,
             )
             worth = self._asking[context, step] = float(worths[0])
         return worth
@@ -246,7 +265,9 @@ class Learner:
     def snapshot(self) -> LearnerState:
         """Shares nothing with the learner: it may be written later."""
         requests = msgspec.msgpack.decode(msgspec.msgpack.encode(self._requests.state), type=RequestsState)
-        return LearnerState(requests=requests, ground=self._ground, answers=dict(self._answers))
+        return LearnerState(
+            requests=requests, ground=self._ground, answers=dict(self._answers), shared=self._fresh.fit.shared
+        )
 
     @classmethod
     def restore(
@@ -256,14 +277,15 @@ class Learner:
         *,
         settings: AskingSettings | None = None,
         eager: bool = True,
+        commons: Commons | None = None,
     ) -> Learner:
         """The learner of which `state` was taken: it says what that one would say."""
-        learner = cls(kinds, settings=settings, eager=eager)
+        learner = cls(kinds, settings=settings, eager=eager, commons=commons)
         requests = msgspec.msgpack.decode(msgspec.msgpack.encode(state.requests), type=RequestsState)
         learner._requests = Requests(learner._log_worths, requests)
         learner._ground, learner._answers = state.ground, dict(state.answers)
         learner._version += 1
-        learner.take(learner._work()())
+        learner.take(learner._work(state.shared)())
         return learner
 
 
@@ -274,14 +296,32 @@ def _knowledge(fit: Fit, context: Context) -> _Known:
     value = float(fit.weight @ fit.mean_values(belief)[:, 0])
     middle = float(fit.weight @ means)
     spread = math.sqrt(float(fit.weight @ (spreads**2 + (means - middle) ** 2)))
+    parts = tuple(zip(fit.weight.tolist(), means.tolist(), spreads.tolist(), strict=True))
     return _Known(
         points,
         belief,
-        tuple(zip(fit.weight.tolist(), means.tolist(), spreads.tolist(), strict=True)),
-        _money(math.log(value)) if value > 0 else 0,
+        parts,
+        _money(_log_limit(math.log(value), parts)) if value > 0 else 0,
         _money(middle - _TENTH_Z * spread),
         _money(middle + _TENTH_Z * spread),
     )
+
+
+def _log_limit(log_value: float, parts: Sequence[tuple[float, float, float]]) -> float:
+    """The highest price at which the mean gain is as great as `LOSS_AVERSION` - 1 mean losses more."""
+    low, high = log_value - LIMIT_SPAN, log_value
+    for _ in range(LIMIT_STEPS):
+        log_price = 0.5 * (low + high)
+        gain = math.expm1(log_value - log_price)
+        loss = 0.0
+        for weight, mean, spread in parts:
+            z = (log_price - mean) / spread
+            below = math.erfc(-z * _ROOT_HALF) - math.exp(
+                min(50.0, mean - log_price + 0.5 * spread * spread)
+            ) * math.erfc((spread - z) * _ROOT_HALF)
+            loss += 0.5 * weight * max(0.0, below)
+        low, high = (log_price, high) if gain > (LOSS_AVERSION - 1.0) * loss else (low, log_price)
+    return 0.5 * (low + high)
 
 
 def _money(log_nanodollars: float) -> int:
@@ -303,20 +343,24 @@ def refresh(
     answers: tuple[Answer, ...],
     log_worths: Mapping[str, float],
     settings: AskingSettings,
+    shared: Shared,
 ) -> Refreshed:
     """Everything that opinions rest on. Pure; some milliseconds."""
     expected = ground.expected
     counted = answers[-ANSWERS_MAX:]
     contexts = [one.context for one in expected]
-    fit = Fit(counted, ground.levels, log_worths, ground.unix_s, contexts)
+    fit = Fit(counted, ground.levels, log_worths, ground.unix_s, contexts, shared)
     sample = Sample(
         fit.points(contexts),
         np.array([float(one.price_nanodollars) for one in expected]),
         np.array([one.per_day for one in expected]),
     )
-    outlook = look_ahead(fit, sample)
+    programs = [context.program for context in contexts]
+    outlook = look_ahead(fit, sample, programs, settings)
     nothing = np.zeros(len(expected))
-    worths = worth_of_answers(fit, outlook, sample.points, outlook.belief, sample.prices, nothing, settings)
+    worths = worth_of_answers(
+        fit, outlook, sample.points, outlook.belief, sample.prices, nothing, outlook.favour, settings
+    )
     order = np.argsort(-worths, kind="stable")
     represented: dict[str, float] = {}
     for one in expected:

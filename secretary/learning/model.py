@@ -21,7 +21,8 @@ from typing import Final
 import msgspec
 import numpy as np
 
-from secretary.learning.contexts import HOURS, NAMED, PROGRAM, Codebook, Context, Floats, Integers
+from secretary.learning.commons import Lesson, Shared, Taught
+from secretary.learning.contexts import HOURS, NAMED, PROGRAM, Codebook, Context, Floats, Integers, pooled_names
 from secretary.learning.inference import Posterior, infer
 
 DAY_S: Final = 86_400
@@ -32,6 +33,9 @@ PROGRAM_PRICE_LEVEL: Final = 2
 ANCHORS: Final = (PRICE_LEVEL, TABLE_LEVEL, PROGRAM_PRICE_LEVEL)
 DISAGREEMENT_SD: Final = 1.5
 """How far apart, in logarithms, what the table says and what is charged may be before the table is doubted."""
+DOUBT_PEOPLE: Final = 3.0
+"""What so many people answered halves that doubt."""
+TAUGHT_SHARE: Final = 0.02
 KEPT_SHARE: Final = 0.015
 KEPT_MODELS: Final = 12
 RISK_VARIANCE_MAX: Final = 0.4
@@ -109,8 +113,9 @@ class _Grid:
 
     variances: Floats  # models × components
     noise: Floats
-    anchor: tuple[int, ...]
+    anchor: Integers
     slopes: Floats  # models × features
+    level: Floats  # models: added to what the level rests on
     log_prior: Floats
 
 
@@ -132,7 +137,33 @@ def _grid() -> _Grid:
                 anchors.append(anchor)
                 slopes.append([mean for mean, _ in _SLOPES[anchor]])
                 priors.append(math.log(_ANCHOR_PRIOR[anchor] * scale_prior * noise_prior))
-    return _Grid(np.array(variances), np.array(noises), tuple(anchors), np.array(slopes), np.array(priors))
+    return _Grid(
+        np.array(variances),
+        np.array(noises),
+        np.array(anchors),
+        np.array(slopes),
+        np.zeros(len(anchors)),
+        np.array(priors),
+    )
+
+
+def log_prior() -> Floats:
+    return _grid().log_prior
+
+
+def _started(shared: Shared) -> _Grid:
+    """The grid, moved to where other people's answers put it."""
+    grid = _grid()
+    if not shared.people:
+        return grid
+    slopes, level, variances = grid.slopes.copy(), grid.level.copy(), grid.variances.copy()
+    for anchor, start in enumerate(shared.starts):
+        rows = grid.anchor == anchor
+        if start.level_and_slopes:
+            level[rows] += start.level_and_slopes[0]
+            slopes[rows] += start.level_and_slopes[1:]
+            variances[rows] *= np.exp(start.log_scales)
+    return _Grid(variances, grid.noise, grid.anchor, slopes, level, np.array(shared.log_shares))
 
 
 @cache
@@ -150,6 +181,7 @@ class Points:
     hours: Integers
     days: Floats
     features: Floats
+    said: Floats  # anchors × transfers: what names are worth to others in the mean
 
     def __len__(self) -> int:
         return len(self.hours)
@@ -195,41 +227,89 @@ class Fit:
         worths: Mapping[str, float],
         unix_s: int,
         others: Sequence[Context] = (),
+        shared: Shared | None = None,
     ) -> None:
         self.levels, self.worths, self.unix_s = levels, worths, unix_s
+        self.shared = Shared() if shared is None else shared
         self.answers = tuple(answers)
         self._book = Codebook([answer.context for answer in answers] + list(others))
-        grid = _grid()
+        grid = _started(self.shared)
         self._points = self.points([answer.context for answer in answers], [answer.unix_s for answer in answers])
-        shared = components(self._points, self._points)
-        covariance = np.moveaxis(shared @ grid.variances.T, 2, 0)
-        prior_mean = self._prior_mean(self._points.features, grid.anchor, grid.slopes)
+        parts = components(self._points, self._points)
+        covariance = np.moveaxis(parts @ grid.variances.T, 2, 0)
+        prior_mean = self._prior_mean(self._points, grid.anchor, grid.slopes, grid.level)
         prices = np.array([answer.log_price for answer in answers])
         signs = np.array([1.0 if answer.accepted else -1.0 for answer in answers])
         posterior = infer(covariance, prices[None, :] - prior_mean, signs, grid.noise)
-        self._prune(grid, posterior)
+        weight = self._weigh(grid, posterior)
+        self.taught = self._teach(grid, posterior, weight, parts) if answers else None
+        self._prune(grid, posterior, weight)
 
-    def _prune(self, grid: _Grid, posterior: Posterior) -> None:
+    def _weigh(self, grid: _Grid, posterior: Posterior) -> Floats:
         far = (self.levels.log_table - self.levels.log_price) / DISAGREEMENT_SD
-        doubt = np.array([-0.5 * far * far if anchor == TABLE_LEVEL else 0.0 for anchor in grid.anchor])
+        doubt = np.where(grid.anchor == TABLE_LEVEL, -0.5 * far * far / (1.0 + self.shared.people / DOUBT_PEOPLE), 0.0)
         if self.levels.priced == 0:
-            doubt = np.array([0.0 if anchor == TABLE_LEVEL else -1e9 for anchor in grid.anchor])
+            doubt = np.where(grid.anchor == TABLE_LEVEL, 0.0, -1e9)
         score = grid.log_prior + doubt + posterior.log_evidence
         weight = np.exp(score - score.max())
-        weight /= weight.sum()
+        return np.asarray(weight / weight.sum())
+
+    def _prune(self, grid: _Grid, posterior: Posterior, weight: Floats) -> None:
         order = np.argsort(-weight, kind="stable")[:KEPT_MODELS]
         keep = np.sort(order[weight[order] >= KEPT_SHARE])
         self.weight = weight[keep] / weight[keep].sum()
         self.noise = grid.noise[keep]
         self.erratic = float(self.weight[self.noise >= _ERRATIC_VARIANCE].sum())
         self._variances = grid.variances[keep]
-        self._anchor = tuple(grid.anchor[index] for index in keep)
-        self._slopes = grid.slopes[keep]
+        self._anchor, self._slopes, self._level = grid.anchor[keep], grid.slopes[keep], grid.level[keep]
         self._posterior = Posterior(
             weights=posterior.weights[keep],
             precision=posterior.precision[keep],
             log_evidence=posterior.log_evidence[keep],
         )
+
+    def _teach(self, grid: _Grid, posterior: Posterior, weight: Floats, parts: Floats) -> Taught:
+        """How the evidence changes with what people start from: of each anchor, at its best model."""
+        lessons: list[Lesson | None] = []
+        for anchor in ANCHORS:
+            rows = np.flatnonzero(grid.anchor == anchor)
+            total, best = float(weight[rows].sum()), rows[np.argmax(weight[rows])]
+            if total < TAUGHT_SHARE or self.levels.priced == 0:
+                lessons.append(None)
+                continue
+            pull, precision, variances = posterior.weights[best], posterior.precision[best], grid.variances[best]
+            names, columns = self._mean_columns(self._points)
+            start = self.shared.starts[anchor] if self.shared.people else None
+            fixed = start.level_and_slopes if start is not None and start.level_and_slopes else (0.0,) * 4
+            said = start.names if start is not None else {}
+            mean_at = np.array([*fixed, *(said.get(f"{number} {name}", 0.0) for number, name in names)])
+            scale_at = np.zeros(len(variances))
+            if start is not None and start.log_scales:
+                scale_at = np.array(start.log_scales)
+            through = np.einsum("ij,jkc->cik", precision, parts) * variances[:, None, None]
+            slope = 0.5 * (np.einsum("i,ijc,j->c", pull, parts, pull) * variances - np.einsum("cii->c", through))
+            curvature = 0.5 * np.einsum("aij,bji->ab", through, through)
+            lessons.append(
+                Lesson(
+                    weight=total,
+                    keys=names,
+                    mean_at=mean_at,
+                    mean_slope=columns.T @ pull,
+                    mean_curvature=columns.T @ precision @ columns,
+                    scale_at=scale_at,
+                    scale_slope=slope,
+                    scale_curvature=curvature,
+                )
+            )
+        return Taught(log_evidence=posterior.log_evidence, lessons=tuple(lessons))
+
+    def _mean_columns(self, points: Points) -> tuple[tuple[tuple[int, str], ...], Floats]:
+        """What a shared level, slope or name adds to each answered transfer."""
+        each = [pooled_names(answer.context) for answer in self.answers]
+        names = tuple(sorted({name for one in each for name in one}))
+        has = np.array([[name in one for name in names] for one in each], dtype=np.float64)
+        columns = [np.ones((len(points), 1)), points.features, has]
+        return names, np.concatenate(columns, axis=1)
 
     def points(self, contexts: Sequence[Context], times_unix_s: Sequence[int] | None = None) -> Points:
         times = [self.unix_s] * len(contexts) if times_unix_s is None else times_unix_s
@@ -239,15 +319,25 @@ class Fit:
             np.array([context.hour for context in contexts], dtype=np.int64),
             np.array([(time - self.unix_s) / DAY_S for time in times]),
             np.array(features, dtype=np.float64).reshape(len(contexts), 3),
+            self._said(contexts),
         )
 
-    def _prior_mean(self, features: Floats, anchors: Sequence[int], slopes: Floats) -> Floats:
-        bases = np.array([self.levels.log_table if a == TABLE_LEVEL else self.levels.log_price for a in anchors])
-        return np.asarray(bases[:, None] + slopes @ features.T)
+    def _said(self, contexts: Sequence[Context]) -> Floats:
+        said = np.zeros((len(ANCHORS), len(contexts)))
+        if self.shared.people:
+            for index, context in enumerate(contexts):
+                keys = [f"{number} {name}" for number, name in pooled_names(context)]
+                for anchor, start in enumerate(self.shared.starts):
+                    said[anchor, index] = sum(start.names.get(key, 0.0) for key in keys)
+        return said
+
+    def _prior_mean(self, points: Points, anchors: Integers, slopes: Floats, level: Floats) -> Floats:
+        bases = np.where(anchors == TABLE_LEVEL, self.levels.log_table, self.levels.log_price)
+        return np.asarray((bases + level)[:, None] + slopes @ points.features.T + points.said[anchors])
 
     def believe(self, points: Points) -> Belief:
         own = self._variances @ own_components(points).T
-        mean = self._prior_mean(points.features, self._anchor, self._slopes)
+        mean = self._prior_mean(points, self._anchor, self._slopes, self._level)
         if not self.answers:
             return Belief(mean=mean, variance=own, with_answers=np.zeros((len(self.weight), 0, len(points))))
         cross = np.moveaxis(components(self._points, points) @ self._variances.T, 2, 0)
