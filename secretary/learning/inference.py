@@ -43,6 +43,7 @@ class Posterior:
     weights: Floats  # models × answers
     precision: Floats  # models × answers × answers
     log_evidence: Floats  # models
+    log_told: Floats  # models × answers: the logarithm of each answer's probability by all others
 
 
 def infer(covariance: Floats, thresholds: Floats, signs: Floats, noise_variance: Floats) -> Posterior:
@@ -50,7 +51,10 @@ def infer(covariance: Floats, thresholds: Floats, signs: Floats, noise_variance:
     models, answers = thresholds.shape
     if answers == 0:
         return Posterior(
-            weights=np.zeros((models, 0)), precision=np.zeros((models, 0, 0)), log_evidence=np.zeros(models)
+            weights=np.zeros((models, 0)),
+            precision=np.zeros((models, 0, 0)),
+            log_evidence=np.zeros(models),
+            log_told=np.zeros((models, 0)),
         )
     noise = noise_variance[:, None]
     prior_variance = np.einsum("hii->hi", covariance)
@@ -71,7 +75,7 @@ def infer(covariance: Floats, thresholds: Floats, signs: Floats, noise_variance:
     cavity_variance, cavity_mean = _cavity(tau, nu, mean, variance)
     log_z, _, _ = _tilted(cavity_mean, cavity_variance, thresholds, signs, noise)
     evidence = _log_evidence(covariance, identity, tau, nu, mean, log_z, cavity_mean, cavity_variance)
-    return Posterior(weights=weights, precision=precision, log_evidence=evidence)
+    return Posterior(weights=weights, precision=precision, log_evidence=evidence, log_told=log_z)
 
 
 def _cavity(tau: Floats, nu: Floats, mean: Floats, variance: Floats) -> tuple[Floats, Floats]:
@@ -85,11 +89,19 @@ def _tilted(mean: Floats, variance: Floats, thresholds: Floats, signs: Floats, n
     z = signs * (mean - thresholds) / spread
     probability = SLIP + (1.0 - 2.0 * SLIP) * normal_below(z)
     density = (1.0 - 2.0 * SLIP) * normal_density(z) / probability
-    return np.log(probability), signs * density / spread, density * (density + z) / (spread * spread)
+    return (
+        np.log(probability),
+        signs * density / spread,
+        density * (density + z) / (spread * spread),
+    )
 
 
 def _combine(
-    covariance: Floats, prior_variance: Floats, identity: Floats, tau: Floats, nu: Floats
+    covariance: Floats,
+    prior_variance: Floats,
+    identity: Floats,
+    tau: Floats,
+    nu: Floats,
 ) -> tuple[Floats, Floats, Floats, Floats]:
     root = np.sqrt(tau)
     scaled = identity + root[:, :, None] * covariance * root[:, None, :]

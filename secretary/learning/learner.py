@@ -1,8 +1,8 @@
 """The learner of one person: what a transfer is worth to them, and whether to ask.
 
-Decides *pay up to*, *do not*, or *ask*. Its state is a pure function of the requests that it saw and of the answers
-that still count: an answer undone is as if never given. Refuses to know: rules, budgets, quiet hours, the day's
-hard bound of questions; they come before and after it.
+Decides *pay up to*, *do not*, or *ask*. Its state is a pure function of the requests that it saw, of the answers that
+still count, and of what other people's taught (`commons`): an answer undone is as if never given. Refuses to know:
+rules, budgets, quiet hours, the day's hard bound of questions; they come before and after it.
 
 The work after an answer (`due_work`, milliseconds) can run elsewhere; until it is taken, opinions rest on the last.
 """

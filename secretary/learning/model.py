@@ -2,9 +2,10 @@
 
 In each model the logarithm of a transfer's value is a sum: a level of the person's own; slopes in the worth of its
 kind, in its size, and in what is charged for its program; an effect each of kind, program, destination, network, hour
-and foreground, and of some pairs of them; effects that wander with time; and noise. All are normal, so the values of
-any transfers are jointly normal (a Gaussian process). The models differ in how large effects and noise are, and in what
-the level rests on (prices seen, or the shipped table); they weigh what they foretold of the answers (empirical Bayes).
+and foreground, and of some pairs of them; effects that wander with time, a program's faster once it surprised; and
+noise. All are normal, so the values of any transfers are jointly normal (a Gaussian process). The models differ in how
+large effects and noise are, and in what the level rests on (prices seen, or the shipped table); they weigh what they
+foretold of the answers (empirical Bayes). Where all of them start, other people's answers say (`commons`).
 
 Refuses to know: what a question costs, and the time. Money is in logarithms of nanodollars throughout; a change of
 all prices and answers by one factor changes all values by that factor, as far as the level rests on prices.
@@ -22,7 +23,16 @@ import msgspec
 import numpy as np
 
 from secretary.learning.commons import Lesson, Shared, Taught
-from secretary.learning.contexts import HOURS, NAMED, PROGRAM, Codebook, Context, Floats, Integers, pooled_names
+from secretary.learning.contexts import (
+    HOURS,
+    NAMED,
+    PROGRAM,
+    Codebook,
+    Context,
+    Floats,
+    Integers,
+    pooled_names,
+)
 from secretary.learning.inference import Posterior, infer
 
 DAY_S: Final = 86_400
@@ -36,6 +46,13 @@ DISAGREEMENT_SD: Final = 1.5
 DOUBT_PEOPLE: Final = 3.0
 """What so many people answered halves that doubt."""
 TAUGHT_SHARE: Final = 0.02
+SURPRISE: Final = 0.1
+"""An answer that all others made less probable than this, of a program that was known, is a sign that it changed."""
+SURPRISE_DAYS: Final = 14.0
+SURPRISE_ANSWERS: Final = 4
+UNREST: Final = 4.0
+"""So many times more than usual such a program wanders, and fast, until its answers foretell each other again."""
+UNREST_DAYS: Final = 10.0
 KEPT_SHARE: Final = 0.015
 KEPT_MODELS: Final = 12
 RISK_VARIANCE_MAX: Final = 0.4
@@ -130,7 +147,11 @@ def _grid() -> _Grid:
                     _NAMED_SD[name] * (scale * _PROGRAM_SCALE[anchor] if name in _PROGRAM_SCALED else math.sqrt(scale))
                     for name in NAMED
                 ]
-                row += [_HOUR_SD * math.sqrt(scale), _WANDER_LEVEL_SD, _WANDER_PROGRAM_SD]
+                row += [
+                    _HOUR_SD * math.sqrt(scale),
+                    _WANDER_LEVEL_SD,
+                    _WANDER_PROGRAM_SD,
+                ]
                 row += [sd for _, sd in _SLOPES[anchor]]
                 variances.append([sd * sd for sd in row])
                 noises.append(noise * noise)
@@ -156,7 +177,11 @@ def _started(shared: Shared) -> _Grid:
     grid = _grid()
     if not shared.people:
         return grid
-    slopes, level, variances = grid.slopes.copy(), grid.level.copy(), grid.variances.copy()
+    slopes, level, variances = (
+        grid.slopes.copy(),
+        grid.level.copy(),
+        grid.variances.copy(),
+    )
     for anchor, start in enumerate(shared.starts):
         rows = grid.anchor == anchor
         if start.level_and_slopes:
@@ -182,6 +207,7 @@ class Points:
     days: Floats
     features: Floats
     said: Floats  # anchors × transfers: what names are worth to others in the mean
+    restless: Floats  # 1: of a program that surprised, else 0
 
     def __len__(self) -> int:
         return len(self.hours)
@@ -197,6 +223,10 @@ def components(left: Points, right: Points) -> Floats:
     parts[:, :, -6] = _hour_table()[left.hours[:, None], right.hours[None, :]]
     parts[:, :, -5] = near
     parts[:, :, -4] = near * same[:, :, PROGRAM]
+    if left.restless.any() and right.restless.any():
+        fast = UNREST * np.exp(-np.abs(left.days[:, None] - right.days[None, :]) / UNREST_DAYS)
+        unrest = left.restless[:, None] * right.restless[None, :]
+        parts[:, :, -4] += unrest * fast * same[:, :, PROGRAM]
     parts[:, :, -3:] = left.features[:, None, :] * right.features[None, :, :]
     return parts
 
@@ -204,6 +234,7 @@ def components(left: Points, right: Points) -> Floats:
 def own_components(points: Points) -> Floats:
     """The same of each transfer with itself."""
     parts = np.ones((len(points), len(NAMED) + 7))
+    parts[:, -4] += UNREST * points.restless
     parts[:, -3:] = points.features**2
     return parts
 
@@ -230,24 +261,54 @@ class Fit:
         shared: Shared | None = None,
     ) -> None:
         self.levels, self.worths, self.unix_s = levels, worths, unix_s
-        self.shared = Shared() if shared is None else shared
+        is_fitting = shared is not None and len(shared.log_shares) == len(log_prior())  # another release's may not be
+        self.shared = shared if shared is not None and is_fitting else Shared()
         self.answers = tuple(answers)
         self._book = Codebook([answer.context for answer in answers] + list(others))
+        self.restless: frozenset[str] = frozenset()
         grid = _started(self.shared)
-        self._points = self.points([answer.context for answer in answers], [answer.unix_s for answer in answers])
+        posterior, weight, parts = self._infer(grid)
+        self.taught = self._teach(grid, posterior, weight, parts) if answers else None
+        self.restless = self._surprised(posterior, weight)
+        if self.restless:
+            posterior, weight, _ = self._infer(grid)
+        self._prune(grid, posterior, weight)
+
+    def _infer(self, grid: _Grid) -> tuple[Posterior, Floats, Floats]:
+        answers = self.answers
+        self._points = self.points(
+            [answer.context for answer in answers],
+            [answer.unix_s for answer in answers],
+        )
         parts = components(self._points, self._points)
         covariance = np.moveaxis(parts @ grid.variances.T, 2, 0)
         prior_mean = self._prior_mean(self._points, grid.anchor, grid.slopes, grid.level)
         prices = np.array([answer.log_price for answer in answers])
         signs = np.array([1.0 if answer.accepted else -1.0 for answer in answers])
         posterior = infer(covariance, prices[None, :] - prior_mean, signs, grid.noise)
-        weight = self._weigh(grid, posterior)
-        self.taught = self._teach(grid, posterior, weight, parts) if answers else None
-        self._prune(grid, posterior, weight)
+        return posterior, self._weigh(grid, posterior), parts
+
+    def _surprised(self, posterior: Posterior, weight: Floats) -> frozenset[str]:
+        """Programs of which one of the latest answers is not like the others."""
+        counts: dict[str, int] = {}
+        for answer in self.answers:
+            counts[answer.context.program] = counts.get(answer.context.program, 0) + 1
+        told = weight @ np.exp(posterior.log_told)
+        return frozenset(
+            answer.context.program
+            for answer, probability in zip(self.answers, told.tolist(), strict=True)
+            if probability < SURPRISE
+            and self.unix_s - answer.unix_s < SURPRISE_DAYS * DAY_S
+            and counts[answer.context.program] >= SURPRISE_ANSWERS
+        )
 
     def _weigh(self, grid: _Grid, posterior: Posterior) -> Floats:
         far = (self.levels.log_table - self.levels.log_price) / DISAGREEMENT_SD
-        doubt = np.where(grid.anchor == TABLE_LEVEL, -0.5 * far * far / (1.0 + self.shared.people / DOUBT_PEOPLE), 0.0)
+        doubt = np.where(
+            grid.anchor == TABLE_LEVEL,
+            -0.5 * far * far / (1.0 + self.shared.people / DOUBT_PEOPLE),
+            0.0,
+        )
         if self.levels.priced == 0:
             doubt = np.where(grid.anchor == TABLE_LEVEL, 0.0, -1e9)
         score = grid.log_prior + doubt + posterior.log_evidence
@@ -261,11 +322,16 @@ class Fit:
         self.noise = grid.noise[keep]
         self.erratic = float(self.weight[self.noise >= _ERRATIC_VARIANCE].sum())
         self._variances = grid.variances[keep]
-        self._anchor, self._slopes, self._level = grid.anchor[keep], grid.slopes[keep], grid.level[keep]
+        self._anchor, self._slopes, self._level = (
+            grid.anchor[keep],
+            grid.slopes[keep],
+            grid.level[keep],
+        )
         self._posterior = Posterior(
             weights=posterior.weights[keep],
             precision=posterior.precision[keep],
             log_evidence=posterior.log_evidence[keep],
+            log_told=posterior.log_told[keep],
         )
 
     def _teach(self, grid: _Grid, posterior: Posterior, weight: Floats, parts: Floats) -> Taught:
@@ -277,7 +343,11 @@ class Fit:
             if total < TAUGHT_SHARE or self.levels.priced == 0:
                 lessons.append(None)
                 continue
-            pull, precision, variances = posterior.weights[best], posterior.precision[best], grid.variances[best]
+            pull, precision, variances = (
+                posterior.weights[best],
+                posterior.precision[best],
+                grid.variances[best],
+            )
             names, columns = self._mean_columns(self._points)
             start = self.shared.starts[anchor] if self.shared.people else None
             fixed = start.level_and_slopes if start is not None and start.level_and_slopes else (0.0,) * 4
@@ -320,6 +390,7 @@ class Fit:
             np.array([(time - self.unix_s) / DAY_S for time in times]),
             np.array(features, dtype=np.float64).reshape(len(contexts), 3),
             self._said(contexts),
+            np.array([1.0 if context.program in self.restless else 0.0 for context in contexts]),
         )
 
     def _said(self, contexts: Sequence[Context]) -> Floats:
@@ -339,7 +410,11 @@ class Fit:
         own = self._variances @ own_components(points).T
         mean = self._prior_mean(points, self._anchor, self._slopes, self._level)
         if not self.answers:
-            return Belief(mean=mean, variance=own, with_answers=np.zeros((len(self.weight), 0, len(points))))
+            return Belief(
+                mean=mean,
+                variance=own,
+                with_answers=np.zeros((len(self.weight), 0, len(points))),
+            )
         cross = np.moveaxis(components(self._points, points) @ self._variances.T, 2, 0)
         mean = mean + np.einsum("hn,hnm->hm", self._posterior.weights, cross)
         told = np.matmul(self._posterior.precision, cross)

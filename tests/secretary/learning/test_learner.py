@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from secretary.learning import model
 from secretary.learning.asking import AskingSettings
 from secretary.learning.learner import Learner, LearnerState
 from secretary.opinions import Course
@@ -242,3 +243,19 @@ def test_a_clock_set_back_or_far_ahead_ends_nothing() -> None:
         learner.on_request(transfer, at(5 + day))
     courses = {learner.opinion(transfer, at(5 + day)).course for day, transfer, _ in requests(1, days=9) if day > 5}
     assert Course.ASK in courses
+
+
+@pytest.mark.parametrize("is_surprise", [True, False])
+def test_a_surprise_makes_a_known_program_doubtful(is_surprise: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    def width(surprise: float) -> float:
+        monkeypatch.setattr(model, "SURPRISE", surprise)
+        learner = Learner()
+        for number in range(10):
+            transfer = a_transfer(price=500_000 if number % 2 else 700_000)
+            learner.on_request(transfer, at(number))
+            learner.on_answer(number, transfer, at(number), accepted=True)
+        learner.on_answer(10, a_transfer(price=200_000), at(10), accepted=not is_surprise)
+        opinion = learner.opinion(a_transfer(), at(12))
+        return math.log(opinion.high_nanodollars / opinion.low_nanodollars)
+
+    assert (width(0.1) > 1.05 * width(0.0)) == is_surprise
