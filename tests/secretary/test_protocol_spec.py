@@ -29,7 +29,8 @@ CODES = (
     rf"code = Course\.DECLINE, {CODE}",
     rf"""code = "pay" if [^"]+ else {CODE}""",
 )
-MODULES = ("secretary/issuing", "secretary/ruling/rules", "secretary/judging", "secretary/secretary", "secretary/people")
+PARTS = ("issuing", "ruling/rules", "judging", "secretary", "people")
+MODULES = tuple(f"secretary/{part}" for part in PARTS)
 MORE_MODULES = ("secretary/listening", "secretary/process", "billpay/grants", "billpay/signing")
 SHORTENED = {
     '"document": "…"': '"document": ""',
