@@ -133,8 +133,13 @@ RunOnce = Callable[..., Run]
 
 
 def checksums_hold(data: bytes) -> bool:
-    """Scapy computes every checksum and length again and gets the same bytes."""
+    """Scapy computes every checksum and length again and gets the same bytes.
+
+    In ones' complement 0xFFFF is 0, too: a kernel that updates a sum may write either (RFC 1624, section 3).
+    """
     packet = Ether(data).payload
+    if TCP in packet and packet[TCP].chksum == 0xFFFF:
+        packet[TCP].chksum = 0
     fresh = type(packet)(bytes(packet))
     layer = fresh
     while layer:

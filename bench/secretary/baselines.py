@@ -1,8 +1,8 @@
 """Simpler judges, beside which the learner has to be better. All are deciders of the replay.
 
 Decides what each would do with a transfer, by rules, by asking, or by the user's answers so far; all that ask are
-bound alike: three questions a day, and 0.7 a day on the mean of six weeks. Refuses to know what a transfer is worth,
-but for the marks: who knows every worth, and who knows every worth but for the noise of the moment.
+bound alike: three questions a day, and as many in all as the learner asks by then. Refuses to know what a transfer is
+worth, but for the marks: who knows every worth, and who knows every worth but for the noise of the moment.
 """
 # ruff: noqa: ARG002 (judges that need less than they are told)
 
@@ -12,20 +12,31 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Final
 
 from secretary.kinds import shipped_kinds
+from secretary.learning.asking import AskingSettings
 from secretary.replay import Decided
 from secretary.transfers import Moment, Transfer
 
 DAY_S: Final = 86_400
-QUESTIONS_AT_ONCE: Final = 4
-QUESTIONS_A_DAY: Final = 0.6
-"""With those that may come at once, 0.7 a day over six weeks."""
+QUESTIONS_AT_ONCE: Final = 3
 QUESTIONS_IN_A_DAY_MAX: Final = 3
 PPM: Final = 1_000_000
 _KINDS: Final = shipped_kinds()
 _SPREAD: Final = 1.2  # of the logarithm of a worth about what the table says
+
+
+def questions_by(age_days: float) -> float:
+    """So many may be asked in all, by the learner's rates."""
+    whole = int(age_days)
+    return QUESTIONS_AT_ONCE + _by_day(whole) + (age_days - whole) * AskingSettings().rate(age_days)
+
+
+@cache
+def _by_day(days: int) -> float:
+    return sum(AskingSettings().rate(day + 0.5) for day in range(days))
 
 
 @dataclass(slots=True)
@@ -41,7 +52,7 @@ class Allowance:
         first_s = self.first_s = unix_s if self.first_s is None else self.first_s
         if unix_s // DAY_S != self.day:
             self.day, self.asked_today = unix_s // DAY_S, 0
-        may = QUESTIONS_AT_ONCE + QUESTIONS_A_DAY * ((unix_s - first_s) / DAY_S)
+        may = questions_by((unix_s - first_s) / DAY_S)
         return self.asked_today < QUESTIONS_IN_A_DAY_MAX and self.asked + 1 <= may
 
     def take(self) -> None:

@@ -21,8 +21,8 @@ from bench.secretary import latency
 from bench.secretary.baselines import ASK_ALWAYS, BASELINES
 from bench.secretary.people import DAYS, PEOPLE
 from bench.secretary.populations import POPULATIONS, STANDARD
-from bench.secretary.trial import JUDGES, LEARNER, Result, Task, run
-from secretary.hindsight import Summary
+from bench.secretary.trial import JUDGES, LEARNER, Result, Task, run, run_together
+from secretary.hindsight import SETTLED_WEEK, Summary
 
 PROCESSES: Final = 2
 OTHERS_PEOPLE: Final = 20
@@ -79,15 +79,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def measure(name: str, *, people: int, days: int, seed: int, judges: tuple[str, ...]) -> Results:
-    """Each person in one of the processes; the sum does not depend on who came first."""
-    tasks = [Task(population=name, person=person, days=days, seed=seed, judges=judges) for person in range(people)]
+    """Each person in one of the processes, and all of them before the secretary in another."""
+    alone = tuple(judge for judge in judges if judge != LEARNER)
+    tasks = [Task(population=name, person=person, days=days, seed=seed, judges=alone) for person in range(people)]
     merged = {judge: Result() for judge in judges}
-    with multiprocessing.get_context("spawn").Pool(min(PROCESSES, people)) as pool:
+    with multiprocessing.get_context("spawn").Pool(PROCESSES) as pool:
+        together = pool.apply_async(run_together, (name, people, days, seed)) if LEARNER in judges else None
         for number, results in enumerate(pool.imap(run, tasks), start=1):
             for judge, result in results.items():
                 merged[judge].merge(result)
             if number % max(1, people // 10) == 0:
                 progress(f"{name}: {number} of {people} people")
+        if together is not None:
+            progress(f"{name}: all of them before the secretary")
+            merged[LEARNER] = together.get()
     return merged
 
 
@@ -97,9 +102,10 @@ def missed_in(name: str, results: Results) -> list[str]:
         return []
     summary = results[LEARNER].summary
     found = []
-    questions = summary.questions_per_day()
-    if questions is not None and questions > QUESTIONS_A_DAY:
-        found.append(f"{name}: {questions:.2f} questions a day (goal ≤ {QUESTIONS_A_DAY})")
+    for week in range(SETTLED_WEEK, summary.weeks):
+        questions = summary.questions_per_day(week)
+        if questions is not None and questions > QUESTIONS_A_DAY:
+            found.append(f"{name}: {questions:.2f} questions a day in week {week + 1} (goal ≤ {QUESTIONS_A_DAY})")
     if name == STANDARD:
         found += _missed_in_standard(summary)
     own = summary.settled()

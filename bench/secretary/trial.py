@@ -1,20 +1,20 @@
-"""One person's requests, put to every judge through the replay.
+"""One person's requests, put to every judge through the replay; and all people's, put to one secretary.
 
 Decides which judges there are, and that all that ask are bound alike. Refuses to know what becomes of the summaries.
 """
 
 from __future__ import annotations
 
+import heapq
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from bench.secretary.baselines import BASELINES, Allowance, KnowsWorth
+from bench.secretary.baselines import BASELINES, KnowsWorth
 from bench.secretary.people import Request, requests_of
 from secretary.hindsight import Summary
-from secretary.learning.learner import Learner
-from secretary.opinions import Course
+from secretary.rehearsal import Rehearsal
 from secretary.replay import Decided, Decider, Event, replay
 from secretary.transfers import Moment, Transfer
 
@@ -23,40 +23,13 @@ KNOWS_ALL_BUT_NOISE: Final = "knows all but the noise"
 KNOWS_ALL: Final = "knows every worth"
 
 
-class Learns:
-    """The secretary's learner alone: no rules, no budgets, no guard."""
-
-    def __init__(self) -> None:
-        self._learner = Learner()
-        self._allowance = Allowance()
-        self._number = 0
-
-    def on_request(self, transfer: Transfer, now: Moment, ask: Callable[[], bool]) -> Decided:
-        opinion = self._learner.opinion(transfer, now, may_ask=self._allowance.permits(now.unix_s))
-        self._learner.on_request(transfer, now)
-        asked = opinion.course is Course.ASK
-        if asked:
-            self._allowance.take()
-            pay = ask()
-            self._number += 1
-            self._learner.on_answer(self._number, transfer, now, accepted=pay)
-        else:
-            pay = opinion.course is Course.PAY
-        return Decided(
-            pay=pay,
-            limit_nanodollars=opinion.limit_nanodollars,
-            asked=asked,
-            accept_ppm=opinion.accept_ppm,
-            why=opinion.basis,
-        )
-
-
-JUDGES: Final[Mapping[str, Callable[[], Decider]]] = {
-    LEARNER: Learns,
+ALONE: Final[Mapping[str, Callable[[], Decider]]] = {
     **BASELINES,
     KNOWS_ALL_BUT_NOISE: KnowsWorth,
     KNOWS_ALL: KnowsWorth,
 }
+"""What knows nothing of other people."""
+JUDGES: Final = (LEARNER, *ALONE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,11 +76,22 @@ def run(task: Task) -> dict[str, Result]:
     requests = list(requests_of(task.population, task.person, days=task.days, seed=task.seed))
     results = {}
     for name in task.judges:
-        decider, result = JUDGES[name](), Result()
+        decider, result = ALONE[name](), Result()
         for _ in replay(_told(requests, decider, name), _Timed(decider, result), result.summary):
             pass
         results[name] = result
     return results
+
+
+def run_together(population: str, people: int, days: int, seed: int) -> Result:
+    """All people before one secretary, as `hostagent secretary replay` puts them: they share what it learns of all."""
+    everyone = (requests_of(population, person, days=days, seed=seed) for person in range(people))
+    requests = heapq.merge(*everyone, key=lambda request: request.event.t)
+    result = Result()
+    events = ((index, request.event) for index, request in enumerate(requests))
+    for _ in replay(events, _Timed(Rehearsal(), result), result.summary):
+        pass
+    return result
 
 
 def _told(requests: Sequence[Request], decider: Decider, name: str) -> Iterator[tuple[int, Event]]:
