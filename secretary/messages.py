@@ -39,8 +39,8 @@ class _Tagged(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 class AskGrant(_Tagged, frozen=True, kw_only=True):
     """What is this flow worth? The same question again gets the same open grant.
 
-    `transfer`: what the agent knows of it; its size and price are the secretary's to reckon, from
-    `price_nanodollars_per_mb` (0: not known) and what such transfers had.
+    `transfer`: what the agent knows of it. A size that it does not know is reckoned from what such transfers had, and
+    a price from that and `price_nanodollars_per_mb` (0: not known).
     """
 
     flow: FlowSelector

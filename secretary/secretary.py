@@ -272,6 +272,11 @@ class Secretary:
         self.settings = replace(self.settings, policy=policy)
         self._set_policy(now)
 
+    def forget_counts_of_other_rules(self) -> None:
+        """Of rules that are gone; not while a file is wrong."""
+        book = self.judge.policy.book
+        self.judge.hits.forget_all_but((*book.own, *book.organisation))
+
     def on_minute(self, now: Moment) -> None:
         for user, guard in list(self.judge.guards.items()):
             self._alarm(user, guard.on_minute(now), now)
@@ -326,7 +331,8 @@ class Secretary:
     def close(self, question: CloseGrant, now: Moment) -> Closed:
         """Without its gateway's receipt it is only given up, and counts whole. Raises RemoteProtocolError."""
         opened = self.issuer.opened(question.grant)
-        if opened is None and question.receipt is not None:
+        is_late = opened is None and question.receipt is not None
+        if is_late:
             opened = self.issuer.assumed(question.grant)
         if opened is None:  # asked again, after a lost answer
             return Closed()
@@ -349,7 +355,8 @@ class Secretary:
         else:
             ended = Ended(grant=question.grant, spent_nanodollars=cap, unix_s=now.unix_s)
         self._keep(ended)
-        self._spent(opened, ended.spent_nanodollars, now)
+        if not is_late:  # it was taken for spent already, all of it
+            self._spent(opened, ended.spent_nanodollars, now)
         if question.size_bytes and opened.terms is not None:
             self.sizes.ended(opened.transfer, question.size_bytes)
         return Closed(spent_nanodollars=ended.spent_nanodollars)

@@ -577,6 +577,18 @@ def test_what_nobody_was_asked_about_has_an_allowance_of_its_own() -> None:
     assert not clerk.secretary.judge.allowance.is_used_up(clerk.now)
 
 
+def test_a_receipt_that_comes_late_counts_nothing_against_the_allowance_again() -> None:
+    """What expired without a word was taken for spent, all of it."""
+    clerk = clerk_with(unjustified_nanodollars=100 * DOLLAR)
+    grant = clerk.ask(flow(1), FIREFOX, price=DEAR)
+    number = clerk.questions[0]
+    clerk.wait(1000)
+    assert clerk.secretary.issuer.opened(grant.grant) is None
+    assert clerk.close(grant.grant, 90_000) == 90_000
+    clerk.says(AnswerQuestion(number=number, accept=False), ANN)
+    assert clerk.secretary.judge.allowance.unjustified_nanodollars == grant.cap_nanodollars
+
+
 # --- an organisation --------------------------------------------------------------------------------------------------
 
 
