@@ -26,7 +26,7 @@ from billpay.errors import EnvironmentFault, RemoteProtocolError
 from billpay.messages import Grant, Signed
 from dataplane import journal
 from dataplane.hardening import harden
-from dataplane.service import locked, until_told_to_stop
+from dataplane.service import locked, report_fault, until_told_to_stop
 from secretary import settings
 from secretary.archive import JournalArchive
 from secretary.asking import Asker, Role
@@ -201,6 +201,7 @@ class SecretaryProcess:
         self.secretary.announcements.clear()
         if self._computing is None or self._computing.done():
             self._computing = asyncio.get_running_loop().create_task(self._compute())
+            self._computing.add_done_callback(report_fault)
 
     def _keep_states(self, *, whole: bool = True) -> None:
         self._journal.put_states(states_of(self.secretary, self._rule_files.good_texts(), whole=whole))
@@ -248,6 +249,8 @@ class SecretaryProcess:
         self._settings = settings.settings_of(self._configuration, found.rules)
         self.secretary.reread(self._settings.policy, self._clock.moment())
         self.people.rule_faults = self._rule_files.faults
+        if not self._rule_files.faults:
+            self.secretary.forget_counts_of_other_rules()
         self._keep_states()
 
     # --- answers ----------------------------------------------------------------------------------------------------

@@ -399,10 +399,6 @@ class Inbox:
         """Raises QuestionError."""
         return self._seen(self._find(number, user), now)
 
-    def in_inbox(self, group: Group, now: Moment) -> Question | None:
-        case = self._in_inbox(group)
-        return None if case is None else self._seen(case, now)
-
     def questions(self, now: Moment, *, user: str | None = None) -> list[Question]:
         """What can be answered: those whose time runs, then those that wait, the latest first."""
         found = [case for case in self._of(user) if case.is_in_inbox]

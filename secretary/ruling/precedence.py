@@ -19,7 +19,6 @@ from billpay.messages import FlowSelector
 from secretary.kinds import shipped_kinds
 from secretary.opinions import Course, Opinion
 from secretary.ruling.rules import Most, Pay, Rule, Source, condition_text, find_rule, outcome_text
-from secretary.ruling.terms import Standing, StandingAnswers
 from secretary.transfers import Moment, Transfer
 
 SHELL_NANODOLLARS_PER_MB: Final = 10_000_000
@@ -44,7 +43,6 @@ class Ruling:
     limit_nanodollars: int | None
     basis: str  # one line
     rule: Rule | None = None
-    answer: Standing | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,13 +51,9 @@ class Rulebook:
 
     own: Sequence[Rule] = ()
     organisation: Sequence[Rule] = ()
-    answers: StandingAnswers | None = None
 
     def ruling(self, transfer: Transfer, now: Moment, flow: FlowSelector | None = None) -> Ruling | None:
         """None: nobody said anything, so that what was learned decides, or the table of kinds."""
-        standing = self.answers.of(transfer, now) if self.answers is not None else None
-        if standing is not None:
-            return _of_answer(standing, transfer)
         for rules in (self.own, self.organisation):
             rule = find_rule(rules, flow, transfer, now)
             if rule is not None:
@@ -127,20 +121,8 @@ def opinion_of(ruling: Ruling, transfer: Transfer) -> Opinion:
         accept_ppm=_ACCEPT_PPM if course is Course.PAY else 0,
         low_nanodollars=limit,
         high_nanodollars=limit,
-        answers=1 if ruling.answer is not None else 0,
+        answers=0,
         basis=ruling.basis,
-    )
-
-
-def _of_answer(standing: Standing, transfer: Transfer) -> Ruling:
-    said = f"up to {standing.most}" if standing.most is not None else "no"
-    return Ruling(
-        source=Source.ANSWER,
-        pay=Pay.UP_TO if standing.most is not None else Pay.NEVER,
-        most=standing.most or Most(),
-        limit_nanodollars=standing.most.of_transfer(transfer.size_bytes) if standing.most is not None else 0,
-        basis=f"your answer {standing.number} about {standing.scope} ({standing.term.value}): {said}",
-        answer=standing,
     )
 
 

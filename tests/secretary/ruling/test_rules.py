@@ -33,7 +33,6 @@ from secretary.ruling.rules import (
     find_rule,
     outcome_text,
 )
-from secretary.ruling.terms import Scope, Standing, StandingAnswers, Term
 from secretary.transfers import Moment, Transfer
 
 V4 = FlowSelector(source="10.0.1.1", destination="10.0.2.1", protocol=6, source_port=40_000, destination_port=443)
@@ -273,17 +272,13 @@ def own(number: int, pay: Pay = Pay.UP_TO, **conditions: Any) -> Rule:
 
 
 ORGANISATION = Rule(name="org", source=Source.ORGANISATION, most=Most(transfer_nanodollars=3000))
-ANSWER = Standing(
-    number=7, scope=Scope(program="zoom.real"), term=Term.ALWAYS, most=Most(transfer_nanodollars=5000), said_unix_s=1
-)
 
 
 @pytest.mark.row("MV-06", "BP-37")
-def test_the_order_is_answer_own_rules_organisation_learned_kinds() -> None:
-    answers = StandingAnswers([ANSWER])
-    full: dict[str, Any] = {"own": (own(2000), own(2001)), "organisation": (ORGANISATION,), "answers": answers}
+def test_the_order_is_own_rules_organisation_learned_kinds() -> None:
+    """An answer goes before them all: test_judging.py."""
+    full: dict[str, Any] = {"own": (own(2000), own(2001)), "organisation": (ORGANISATION,)}
     expected = [
-        (Source.ANSWER, 5000, "answers", None),
         (Source.PERSON, 2000, "own", ()),
         (Source.ORGANISATION, 3000, "organisation", ()),
     ]
@@ -321,13 +316,6 @@ def test_each_outcome_says_which_rule_and_why() -> None:
     assert (bounded.course, bounded.limit_nanodollars) == (Course.PAY, 2000)
     for opinion in (paid, never, asks, bounded):
         assert "\n" not in opinion.basis
-
-
-def test_a_refusal_that_was_answered_is_one() -> None:
-    answers = StandingAnswers([msgspec.structs.replace(ANSWER, most=None)])
-    opinion, source, rule = Rulebook(own=(own(9000),), answers=answers).opinion(ZOOM, MONDAY_NOON)
-    assert (opinion.course, source, rule) == (Course.DECLINE, Source.ANSWER, None)
-    assert opinion.basis == "your answer 7 about program zoom.real (always): no"
 
 
 def test_an_amount_in_each_packet_bounds_a_transfer_too() -> None:
