@@ -40,8 +40,8 @@ def _verb(context: click.Context) -> Iterator[str]:
     for paragraph in inspect.cleandoc(command.help or "").split("\n\n"):
         yield paragraph.replace("\n", " ")
         yield ""
-    records = [record for each in command.get_params(context) if (record := each.get_help_record(context)) is not None]
-    records = [record for record in records if not record[0].startswith("-h,")]
+    told = [each for each in command.get_params(context) if "--help" not in each.opts]  # every verb has that one
+    records = [record for each in told if (record := each.get_help_record(context)) is not None]
     if records:
         yield "| option | |"
         yield "|---|---|"
