@@ -18,6 +18,14 @@ import msgspec
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
+from billpay.clearing import (
+    ClearingOrder,
+    ClearingStatement,
+    IntentionToPay,
+    MeterRecord,
+    SessionCharacterisation,
+    SessionUsage,
+)
 from billpay.errors import LocalProtocolError, RemoteProtocolError
 from billpay.messages import (
     Echo,
@@ -31,6 +39,7 @@ from billpay.messages import (
     Statement,
     Tariff,
 )
+from billpay.sessions import MarkPrice, MarkReport, SessionTerms, TargetRate
 
 SEED_BYTES: Final = 32
 PUBLIC_KEY_BYTES: Final = 32
@@ -44,6 +53,16 @@ _KINDS: Final[dict[type[Message], str]] = {
     Settlement: "settlement",
     GrantReceipt: "grant-receipt",
     KeySuccession: "key-succession",
+    SessionTerms: "session-terms",
+    MarkReport: "mark-report",
+    TargetRate: "target-rate",
+    MarkPrice: "mark-price",
+    MeterRecord: "meter-record",
+    SessionUsage: "session-usage",
+    SessionCharacterisation: "session-characterisation",
+    IntentionToPay: "intention-to-pay",
+    ClearingOrder: "clearing-order",
+    ClearingStatement: "clearing-statement",
 }
 
 MessageT = TypeVar("MessageT", bound=Message)
