@@ -1,25 +1,29 @@
-"""How much each packet of a flow carries now, from what the far end reports.
+"""How much each packet of a flow carries now: the reactor for a rule.
 
-Decides the amount, and when it is time to try another path; refuses to know who allowed the amount (secretary), which
-path that is (cartographer) and what time it is (the caller gives it). Pure.
-
-Source: Bill-Pay 3.1, the strategy for large transfers. Nothing by default; below the wanted throughput for a while, add
-a little more each step, trying another path every second step; stop at the willingness to pay; tolls that stay far
-below the payment lower it. An unknown value proves nothing: it neither raises nor lowers.
+Decides which reactor a rule's strategy means; refuses to know who allowed the amount (secretary), which path it takes
+(cartographer) and what time it is (the caller gives it). Pure. Source: Bill-Pay 3.1.
 """
 
 from __future__ import annotations
 
 import enum
 from dataclasses import dataclass
-from typing import Protocol
 
-from billpay.errors import LocalProtocolError
-from billpay.header import MAX_AMOUNT_NANODOLLARS
+from pricereactor.bulk import BulkPayment, BulkPolicy
+from pricereactor.payments import Decision, Observation, Reactor, require_amount
+from pricereactor.timely import TimelyPayment, TimelyPolicy
 
-_MS = 1_000_000
-_S = 1000 * _MS
-_PPM = 1_000_000
+__all__ = [
+    "BulkPayment",
+    "BulkPolicy",
+    "Decision",
+    "FixedPayment",
+    "Observation",
+    "Reactor",
+    "Strategy",
+    "TimelyPayment",
+    "reactor_for",
+]
 
 
 class Strategy(enum.Enum):
@@ -28,33 +32,7 @@ class Strategy(enum.Enum):
     UNPAID = "unpaid"
     FIXED = "fixed"
     BULK = "bulk"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Observation:
-    """What is known of a flow at `now_ns` (any monotonic clock)."""
-
-    now_ns: int
-    goodput_bit_s: int | None  # what the far end received; None: not known, or the program had nothing to send
-    toll_nanodollars: int | None  # what the path keeps of one packet, from the last echo
-    round_trip_ns: int | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Decision:
-    """What every packet carries until the next decision; `reason` is one line for a person."""
-
-    amount_nanodollars: int
-    try_other_path: bool
-    reason: str
-
-
-class Reactor(Protocol):
-    """One for each flow."""
-
-    def on_observation(self, observation: Observation) -> Decision:
-        """The decision that holds from `observation.now_ns` on; times never run backwards."""
-        ...
+    TIMELY = "timely"
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +42,7 @@ class FixedPayment:
     amount_nanodollars: int
 
     def __post_init__(self) -> None:
-        _require_amount("amount", self.amount_nanodollars)
+        require_amount("amount", self.amount_nanodollars)
 
     def on_observation(self, observation: Observation) -> Decision:  # noqa: ARG002 - nothing moves it
         amount = self.amount_nanodollars
@@ -75,100 +53,13 @@ class FixedPayment:
         )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BulkPolicy:
-    """What a bulk transfer wants, and how fast its payment moves."""
-
-    willingness_nanodollars: int  # the most that a packet carries
-    target_bit_s: int
-    patience_ns: int = 3 * _S  # below the target for so long before anything is added: single dips cost nothing
-    shortest_step_ns: int = 200 * _MS  # a step is a round trip, but never shorter: an effect has to be seen first
-    raise_ppm: int = 1_250_000
-    steps_for_other_path: int = 2  # every second step asks for another path
-    sustained_ns: int = 30 * _S  # tolls low for so long before the payment is lowered
-    low_toll_ppm: int = 500_000  # "low" is below this part of the payment
-    lower_ppm: int = 800_000
-
-    def __post_init__(self) -> None:
-        _require_amount("willingness to pay", self.willingness_nanodollars)
-        speeds = self.raise_ppm > _PPM and 0 <= self.lower_ppm < _PPM and 0 <= self.low_toll_ppm <= _PPM
-        times = min(self.patience_ns, self.shortest_step_ns, self.sustained_ns) >= 0
-        if not (speeds and times and self.target_bit_s >= 0 and self.steps_for_other_path >= 1):
-            raise LocalProtocolError(f"{self} is no bulk policy")
-
-
-class BulkPayment:
-    """Pays nothing until the transfer is too slow, then as little as gets it to its target."""
-
-    def __init__(self, policy: BulkPolicy) -> None:
-        self._policy = policy
-        self._amount = 0
-        self._slow_since_ns: int | None = None
-        self._low_since_ns: int | None = None  # since when the tolls are far below the payment
-        self._next_step_ns = 0
-        self._steps = 0  # since the transfer was last fast enough
-
-    def on_observation(self, observation: Observation) -> Decision:
-        lowered = self._lower_if_tolls_stay_low(observation)
-        if lowered is not None:
-            return lowered
-        goodput = observation.goodput_bit_s
-        if goodput is None:
-            return self._decision("how much arrives is not known")
-        if goodput >= self._policy.target_bit_s:
-            self._slow_since_ns = None
-            self._steps = 0
-            return self._decision(f"{_rate(goodput)} meets the target of {_rate(self._policy.target_bit_s)}")
-        return self._when_slow(observation, goodput)
-
-    def _lower_if_tolls_stay_low(self, observation: Observation) -> Decision | None:
-        toll, now_ns, policy = observation.toll_nanodollars, observation.now_ns, self._policy
-        if toll is None:
-            return None
-        if toll * _PPM >= self._amount * policy.low_toll_ppm:
-            self._low_since_ns = None
-            return None
-        if self._low_since_ns is None:
-            self._low_since_ns = now_ns
-        if now_ns - self._low_since_ns < policy.sustained_ns:
-            return None
-        self._amount = self._amount * policy.lower_ppm // _PPM
-        self._low_since_ns = None
-        self._slow_since_ns = None  # the lower payment gets the full patience before anything is added again
-        self._steps = 0
-        return self._decision(f"tolls stayed at {toll} n$ for {_seconds(policy.sustained_ns)}, so it was lowered")
-
-    def _when_slow(self, observation: Observation, goodput: int) -> Decision:
-        now_ns, policy = observation.now_ns, self._policy
-        if self._slow_since_ns is None:
-            self._slow_since_ns = self._next_step_ns = now_ns
-        slow_ns = now_ns - self._slow_since_ns
-        slow = f"{_rate(goodput)} is below the target of {_rate(policy.target_bit_s)} for {_seconds(slow_ns)}"
-        if slow_ns < policy.patience_ns:
-            return self._decision(f"{slow}, it may pass")
-        if self._amount >= policy.willingness_nanodollars:
-            return self._decision(f"{slow}, but it is worth no more")
-        if now_ns < self._next_step_ns:
-            return self._decision(f"{slow}, the last step has to show its effect first")
-        self._next_step_ns = now_ns + max(observation.round_trip_ns or 0, policy.shortest_step_ns)
-        self._amount = min(_grown(self._amount, policy.raise_ppm), policy.willingness_nanodollars)
-        self._steps += 1
-        try_other_path = self._steps % policy.steps_for_other_path == 0
-        step = f"step {self._steps}, also over another path" if try_other_path else f"step {self._steps}"
-        return self._decision(f"{slow}: {step}", try_other_path=try_other_path)
-
-    def _decision(self, why: str, *, try_other_path: bool = False) -> Decision:
-        most = self._policy.willingness_nanodollars
-        pays = f"pays {self._amount} of at most {most} n$" if self._amount else f"pays nothing of at most {most} n$"
-        return Decision(amount_nanodollars=self._amount, try_other_path=try_other_path, reason=f"{pays}: {why}")
-
-
 def reactor_for(
     strategy: Strategy | str,
     *,
     amount_nanodollars: int,
     willingness_nanodollars: int,
     target_bit_s: int,
+    probes_nanodollars: int = 0,
 ) -> Reactor:
     """The reactor for a rule; what a strategy does not use is ignored. ValueError: no such strategy.
 
@@ -181,25 +72,9 @@ def reactor_for(
             return FixedPayment(min(amount_nanodollars, willingness_nanodollars))
         case Strategy.BULK:
             return BulkPayment(BulkPolicy(willingness_nanodollars=willingness_nanodollars, target_bit_s=target_bit_s))
-
-
-def _grown(amount: int, raise_ppm: int) -> int:
-    """Rounded up, so that whole nanodollars really grow: 0, 1, 2, 3, 4, 5, 7, 9, …"""
-    return max(1, -(-amount * raise_ppm // _PPM))
-
-
-def _require_amount(what: str, amount: int) -> None:
-    if not 0 <= amount <= MAX_AMOUNT_NANODOLLARS:
-        raise LocalProtocolError(f"{what} {amount} n$ does not fit the header")
-
-
-def _rate(bit_s: int) -> str:
-    """Three digits at most, so that the line stays readable."""
-    for unit, size in (("Gbit/s", 10**9), ("Mbit/s", 10**6), ("kbit/s", 10**3)):
-        if bit_s >= size:
-            return f"{bit_s // size}.{bit_s * 10 // size % 10} {unit}"
-    return f"{bit_s} bit/s"
-
-
-def _seconds(duration_ns: int) -> str:
-    return f"{duration_ns // _S}.{duration_ns // (100 * _MS) % 10} s"
+        case Strategy.TIMELY:
+            return TimelyPayment(
+                TimelyPolicy(
+                    willingness_nanodollars=willingness_nanodollars, probe_budget_nanodollars=probes_nanodollars
+                )
+            )
