@@ -13,7 +13,7 @@ import asyncio
 import contextlib
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -29,10 +29,12 @@ from dataplane.ebpf.congestion import NAME as PRICE_CONGESTION_CONTROL
 from dataplane.ebpf.congestion import WEIGHTS, PriceControl
 from dataplane.ebpf.layout import Settings
 from dataplane.ebpf.libbpf import AttachType, BpfObject, Link, RingBuffer
+from dataplane.ebpf.paced import PacedFlows
 from dataplane.ebpf.programs import ProgramBook
 from dataplane.ebpf.sockets import HOST_OBJECT, namespace_cookie, put_sockets_back
-from dataplane.host_engine import Ability, EngineName, Limit, Question
-from dataplane.metering import FlowMeter, LinkMeter, Reading, Tally
+from dataplane.host_engine import Ability, EngineName, Limit, PacedFlow, Question
+from dataplane.marks_seen import MarksSeen, open_where_told
+from dataplane.metering import FlowKey, FlowMeter, LinkMeter, Reading, Tally
 from dataplane.shaping.plan import NO_SHAPING, ShapingPlan
 from dataplane.shaping.trafficcontrol import LinkShape, TrafficControl
 
@@ -48,6 +50,9 @@ TAG_MAX: Final = 0xFFFF
 
 SWEEP_EVERY_S: Final = 10
 FLOW_IDLE_NS: Final = 120 * 10**9
+ASKED_FOR_NS: Final = 90 * 10**9
+"""Somebody counts on a flow's counts for so long after he asked for them."""
+
 CROWDED_IDLE_NS: Final = 10 * 10**9
 """When the table is three quarters full."""
 
@@ -65,6 +70,7 @@ _MAPS: Final = (
     "classes",
     "plan",
     "last_seen",
+    "paced_flows",
 )
 
 _ASK_FOR_ECN: Final = DesiredState(owner="host-ecn", sysctls=(Sysctl(name="net.ipv4.tcp_ecn", value="1"),))
@@ -129,6 +135,9 @@ class EbpfEngine:
         self._in_table: set[int] = set()
         self._idle: frozenset[int] = frozenset()
         self._gone: dict[str, _LinkTotal] = {}
+        self._marks_seen: MarksSeen | None = None
+        self._asked_ns: dict[bytes, int] = {}  # flows by their keys in the table: when somebody last wanted its meter
+        self._trees_for_paces: frozenset[str] = frozenset()
         self.limits: tuple[Limit, ...] = ()
 
     # -- start and stop ----------------------------------------------------------------------------------------------
@@ -147,6 +156,8 @@ class EbpfEngine:
     def _load(self) -> None:
         self._object = loaded = BpfObject(HOST_OBJECT, max_entries={"flows": self._flows_max})
         self._maps = {name: loaded.map(name) for name in _MAPS}
+        self._marks_seen = open_where_told()
+        self._paced = PacedFlows(self._maps["paced_flows"], self._is_accurate)
         self._settings.namespace = namespace_cookie()
         self._write_settings()
         processes = Processes()
@@ -195,6 +206,8 @@ class EbpfEngine:
         with contextlib.ExitStack() as last_first:
             last_first.callback(loaded.close)
             last_first.callback(self._forwarding.close)
+            if self._marks_seen is not None:
+                last_first.callback(self._marks_seen.close)
             if self._price is not None:
                 last_first.callback(self._price.close)
                 self._price = None
@@ -218,7 +231,7 @@ class EbpfEngine:
         """Classes are there before packets are sent to them, and go after nobody is sent to them any more."""
         self._plan = plan
         self._idle = self._idle_classes()
-        self._shapes = self._control.apply(plan, idle=self._idle)
+        self._put_trees()
         limits = [
             Limit(ability=Ability.SHAPE_EGRESS, cause=shape.refused) for shape in self._shapes.values() if shape.refused
         ]
@@ -231,6 +244,7 @@ class EbpfEngine:
             self._detach(name)
         self._reattach()
         self._tag_bridge_ports()
+        self._put_paces()
         self._control.drop_unused()
         self._object_or_fail().run_iterator("look_at_sockets")
         self.limits = tuple(limits)
@@ -267,6 +281,58 @@ class EbpfEngine:
 
     def _write_settings(self) -> None:
         self._maps["plan"].update(layout.NUMBER.pack(0), self._settings.pack())
+
+    # -- paced flows -------------------------------------------------------------------------------------------------
+
+    async def pace(self, flows: Sequence[PacedFlow]) -> None:
+        """A link's first paced flow puts our tree there, which takes some 50 ms; a change of pace is one message."""
+        self._object_or_fail()
+        changed = self._paced.changes(flows)
+        if changed is not None and (not changed or self._repace(changed)):
+            self._paced.take_changes(flows, changed)
+            return
+        self._paced.take(flows, self._link_indexes(), self._now_ns())
+        try:
+            if not self._paced_interfaces() <= self._trees_for_paces:
+                self._put_trees()
+                self._reattach()
+            for name in self._paced_interfaces():
+                if (shape := self._shapes.get(name)) is not None and shape.refused:
+                    raise EnvironmentFault("pace flows on", name, shape.refused)
+            self._put_paces()
+        except EnvironmentFault:
+            self._paced.undo()
+            raise
+
+    def _is_accurate(self, key: FlowKey) -> bool:
+        return self._marks_seen is not None and self._marks_seen.is_accurate(key)
+
+    def _repace(self, changed: Sequence[PacedFlow]) -> bool:
+        links = self._link_indexes()
+        try:
+            return self._control.repace(self._paced.classes_of(changed, links))
+        except EnvironmentFault:
+            with contextlib.suppress(EnvironmentFault):
+                self._control.pace(self._paced.classes(links))
+            raise
+
+    def _put_trees(self) -> None:
+        self._trees_for_paces = self._paced_interfaces()
+        self._shapes = self._control.apply(self._plan, idle=self._idle, paced=self._trees_for_paces)
+
+    def _put_paces(self) -> None:
+        """Classes first, then the packets that are sent to them."""
+        links = self._link_indexes()
+        self._control.pace(self._paced.classes(links))
+        if self._paced.tell(links):
+            self._settings.pacing += 1
+            self._write_settings()
+
+    def _paced_interfaces(self) -> frozenset[str]:
+        return frozenset(self._paced.classes(self._link_indexes()))
+
+    def _link_indexes(self) -> dict[str, int]:
+        return {name: attached.index for name, attached in self._attached.items()}
 
     # -- interfaces --------------------------------------------------------------------------------------------------
 
@@ -345,11 +411,17 @@ class EbpfEngine:
             self._write_rules()  # a program was installed, replaced or removed
         self._tag_bridge_ports()
         idle = self._idle_classes()
-        if idle != self._idle or self._has_moved() or self._seconds % SWEEP_EVERY_S == 0:  # or its MTU has changed
+        self._paced.tidy(self._now_ns())
+        is_due = idle != self._idle or self._paced_interfaces() != self._trees_for_paces
+        is_due = is_due or self._control.needs_change(self._plan) or self._has_moved()
+        if is_due or self._seconds % SWEEP_EVERY_S == 0:  # or its MTU has changed
             self._idle = idle
-            self._shapes = self._control.apply(self._plan, idle=idle)
+            self._put_trees()
             self._reattach()
+            self._put_paces()
             self._control.drop_unused()
+        elif not self._paced.is_idle:
+            self._put_paces()
         if self._seconds % LOOK_AT_FILES_EVERY_S == 0:
             self._look_at_files()
         if self._seconds % SWEEP_EVERY_S == 0:
@@ -388,15 +460,20 @@ class EbpfEngine:
         crowded = 4 * self._tracked > 3 * self._flows_max
         oldest_ns = self._now_ns() - (CROWDED_IDLE_NS if crowded else FLOW_IDLE_NS)
         self._tracked, self._in_table = 0, set()
+        wanted_ns = self._now_ns() - ASKED_FOR_NS
+        self._asked_ns = {key: asked_ns for key, asked_ns in self._asked_ns.items() if asked_ns > wanted_ns}
         idle = []
         for key, entry in flows.items():
-            if layout.last_ns_of(entry) < oldest_ns:
+            if layout.last_ns_of(entry) < oldest_ns and not self._is_needed(key):
                 idle.append(key)
             else:
                 self._tracked += 1
                 self._in_table.add(layout.program_number_of(entry))
         for key in idle:
             flows.delete(key)
+
+    def _is_needed(self, key: bytes) -> bool:
+        return key in self._asked_ns or self._paced.is_told(key)
 
     def _on_seen(self, sample: bytes) -> None:
         self._book.on_seen(*layout.PROGRAM_SEEN.unpack(sample))
@@ -428,6 +505,20 @@ class EbpfEngine:
         found = [layout.read_flow(key, entry) for key, entry in self._maps["flows"].items()]
         self._tracked = len(found)
         return found
+
+    async def meters(self, keys: Sequence[FlowKey]) -> list[FlowMeter | None]:
+        indexes = self._link_indexes().values()
+        return [self._meter(key, (key.interface_index,) if key.interface_index else indexes) for key in keys]
+
+    def _meter(self, key: FlowKey, indexes: Iterable[int]) -> FlowMeter | None:
+        """On the interface where it was seen last."""
+        found = []
+        for index in indexes:
+            raw = layout.write_flow_key(key._replace(interface_index=index))
+            if (entry := self._maps["flows"].lookup(raw)) is not None:
+                found.append(layout.read_flow(raw, entry))
+                self._asked_ns[raw] = self._now_ns()
+        return max(found, key=lambda each: each.last_ns, default=None)
 
     async def questions(self) -> list[Question]:
         return []

@@ -15,15 +15,16 @@ from __future__ import annotations
 import asyncio
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
 from billpay.errors import EnvironmentFault
 from dataplane import rules, startup
 from dataplane.desired import Chain, DesiredState, Family, QueueRule
-from dataplane.host_engine import Ability, EngineName, Limit, Question
+from dataplane.host_engine import Ability, EngineName, Limit, PacedFlow, Question
 from dataplane.links import read_link
+from dataplane.marks_seen import MarksSeen, open_where_told
 from dataplane.metering import FlowKey, FlowMeter, Kind, Program, Reading
 from dataplane.shaping.client import OwnerOf, ShapingClient
 from dataplane.shaping.matching import Matcher
@@ -75,6 +76,7 @@ class NfqueueEngine:
         self._supervisor: ReaderSupervisor | None = None
         self._watching: asyncio.Task[None] | None = None
         self._plan: ShapingPlan | None = None
+        self._marks_seen: MarksSeen | None = None
 
     @property
     def reader_pid(self) -> int | None:
@@ -88,6 +90,7 @@ class NfqueueEngine:
         try:
             self._client.start(plan)
             await self._start_reader()
+            self._marks_seen = open_where_told()
         except BaseException:
             await self.close()
             raise
@@ -122,6 +125,17 @@ class NfqueueEngine:
     async def flows(self) -> list[FlowMeter]:
         return await self._client.flows()
 
+    async def meters(self, keys: Sequence[FlowKey]) -> list[FlowMeter | None]:
+        return await self._client.meters(keys)
+
+    async def pace(self, flows: Sequence[PacedFlow]) -> None:
+        if self._plan is None:
+            raise EnvironmentFault("pace", "flows", "the engine is not running", "start it first")
+        await self._client.pace(flows, is_accurate=self._is_accurate)
+
+    def _is_accurate(self, key: FlowKey) -> bool:
+        return self._marks_seen is not None and self._marks_seen.is_accurate(key)
+
     async def questions(self) -> list[Question]:
         return self._client.questions()
 
@@ -130,6 +144,9 @@ class NfqueueEngine:
 
     async def close(self) -> None:
         self._plan = None
+        if self._marks_seen is not None:
+            self._marks_seen.close()
+            self._marks_seen = None
         try:
             await self._client.stop()
             await self._stop_reader()

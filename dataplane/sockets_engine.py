@@ -16,15 +16,16 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+from billpay.errors import EnvironmentFault
 from dataplane.attribution.inet_diag import CARRYING_STATES, TCP, InetDiag, Socket, State, TcpInfo
 from dataplane.attribution.interfaces import Interface, Interfaces
 from dataplane.attribution.processes import Processes
 from dataplane.attribution.socket_owners import SocketOwners
-from dataplane.host_engine import Ability, EngineName, Limit, Question
+from dataplane.host_engine import Ability, EngineName, Limit, PacedFlow, Question
 from dataplane.metering import UNATTRIBUTED, FlowKey, FlowMeter, LinkMeter, Program, ProgramMeter, Reading, Tally
 from dataplane.shaping.matching import Matcher
 from dataplane.shaping.plan import NO_SHAPING, ShapingPlan
@@ -73,6 +74,7 @@ _LIMITS: Final = (
             Ability.ASK_FIRST,
         )
     ),
+    Limit(ability=Ability.PACE_FLOW, cause=f"no packet is held or changed here: {_NOT_PRIVILEGED}"),
 )
 _ONE_USER: Final = Limit(
     ability=Ability.COUNT, cause="programs of other users are named by their user and unit alone: we are not root"
@@ -210,19 +212,32 @@ class SocketsEngine:
 
     async def flows(self) -> list[FlowMeter]:
         """TCP sockets that were there at the last look."""
-        return [
-            FlowMeter(
-                key=flow.key,
-                program_number=flow.number,
-                process_id=flow.process_id,
-                traffic_class=self._class_of(flow),
-                sent=flow.sent,
-                received=flow.received,
-                first_ns=flow.first_ns,
-                last_ns=flow.last_ns,
+        return [self._meter(flow) for flow in self._flows.values()]
+
+    def _meter(self, flow: _Flow) -> FlowMeter:
+        return FlowMeter(
+            key=flow.key,
+            program_number=flow.number,
+            process_id=flow.process_id,
+            traffic_class=self._class_of(flow),
+            sent=flow.sent,
+            received=flow.received,
+            first_ns=flow.first_ns,
+            last_ns=flow.last_ns,
+        )
+
+    async def meters(self, keys: Sequence[FlowKey]) -> list[FlowMeter | None]:
+        """As of the last look; marks are not known, so they are 0 here: `limits` says it."""
+        found = {flow.key: flow for flow in self._flows.values()}
+        found |= {key._replace(interface_index=0): flow for key, flow in found.items()}
+        return [self._meter(flow) if (flow := found.get(key)) is not None else None for key in keys]
+
+    async def pace(self, flows: Sequence[PacedFlow]) -> None:
+        """Only none."""
+        if flows:
+            raise EnvironmentFault(
+                "pace", "a flow", "this engine holds and changes no packet", "run the agent as root: ebpf or nfqueue"
             )
-            for flow in self._flows.values()
-        ]
 
     async def questions(self) -> list[Question]:
         """None: nothing can be held."""

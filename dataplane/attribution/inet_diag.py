@@ -13,7 +13,7 @@ import struct
 from enum import IntEnum
 from typing import Final, NamedTuple
 
-from dataplane.attribution.netlink import NETLINK_SOCK_DIAG, Answer, NetlinkSocket, attribute
+from dataplane.attribution.netlink import NETLINK_SOCK_DIAG, Answer, NetlinkSocket, attribute, attributes
 
 TCP: Final = socket.IPPROTO_TCP
 UDP: Final = socket.IPPROTO_UDP
@@ -125,6 +125,23 @@ class InetDiag:
         TCP: the connection, else who listens. UDP: the connected socket, else the one bound to the port. Wildcard
         addresses and SO_REUSEPORT are the kernel's to resolve.
         """
+        answer = self._ask(protocol, local, local_port, remote, remote_port)
+        if answer is None:
+            return None
+        found = _socket(answer, protocol)
+        return found if found is not None and found.local_port == local_port else None
+
+    def tcp_info(self, *, local: bytes, local_port: int, remote: bytes, remote_port: int) -> bytes | None:
+        """The kernel's whole `struct tcp_info` of that connection; None when there is none."""
+        answer = self._ask(TCP, local, local_port, remote, remote_port)
+        if answer is None or answer.end - answer.start < _MESSAGE_BYTES:
+            return None
+        state, remote_at = answer.buffer[answer.start + 1], answer.start + 6
+        if state == State.LISTEN or int.from_bytes(answer.buffer[remote_at : remote_at + 2]) != remote_port:
+            return None
+        return attributes(answer.buffer, answer.start + _MESSAGE_BYTES, answer.end).get(_INFO)
+
+    def _ask(self, protocol: int, local: bytes, local_port: int, remote: bytes, remote_port: int) -> Answer | None:
         family = socket.AF_INET if len(local) == 4 else socket.AF_INET6
         ends = [(local, local_port), (remote, remote_port)]
         if protocol == UDP:
@@ -133,11 +150,7 @@ class InetDiag:
         body = _REQUEST.pack(family, protocol, _EXTENSIONS, 0xFFFF_FFFF)
         body += _PORT.pack(first_port) + _PORT.pack(second_port)
         body += first.ljust(16, b"\0") + second.ljust(16, b"\0") + bytes(4) + _NO_COOKIE
-        answer = self._netlink.ask(_SOCK_DIAG_BY_FAMILY, body)
-        if answer is None:
-            return None
-        found = _socket(answer, protocol)
-        return found if found is not None and found.local_port == local_port else None
+        return self._netlink.ask(_SOCK_DIAG_BY_FAMILY, body)
 
     def _dump(self, protocol: int, states: frozenset[State], extra: bytes = b"") -> list[Socket]:
         mask = sum(1 << state for state in states)

@@ -60,6 +60,7 @@ _ABILITIES: Final[Mapping[EngineName, Mapping[Ability, Means | str]]] = {
         Ability.CONGESTION_CONTROL: Means("set before the connection opens", (_F.CONGESTION_CONTROLS,)),
         Ability.PRICE_CONGESTION_CONTROL: Means("a program of ours is the congestion control", (_F.STRUCT_OPS,)),
         Ability.ASK_FIRST: "packets do not leave the kernel; use the nfqueue engine",
+        Ability.PACE_FLOW: Means("an HTB class of its own; marks in the kernel", (_F.HTB, _F.TC)),
     },
     EngineName.NFQUEUE: {
         Ability.COUNT: Means("packet by packet in the reader process"),
@@ -71,6 +72,7 @@ _ABILITIES: Final[Mapping[EngineName, Mapping[Ability, Means | str]]] = {
         Ability.CONGESTION_CONTROL: _NEVER_PACES,
         Ability.PRICE_CONGESTION_CONTROL: _NEVER_PACES,
         Ability.ASK_FIRST: Means("the reader process holds the first packet"),
+        Ability.PACE_FLOW: Means("the reader process holds packets back and changes their marks"),
     },
     EngineName.SOCKETS: {
         Ability.COUNT: Means("TCP only, from what the kernel tells of each socket"),
@@ -82,6 +84,7 @@ _ABILITIES: Final[Mapping[EngineName, Mapping[Ability, Means | str]]] = {
         Ability.CONGESTION_CONTROL: _SHAPES_NOTHING,
         Ability.PRICE_CONGESTION_CONTROL: _SHAPES_NOTHING,
         Ability.ASK_FIRST: _SHAPES_NOTHING,
+        Ability.PACE_FLOW: _SHAPES_NOTHING,
     },
 }
 

@@ -9,6 +9,9 @@
  * -> HTB class as skb->priority. ingress (tcx) -> the same flow with the ends swapped -> counts -> IFB where arrivals
  * are shaped. On any doubt a packet goes on.
  *
+ * A paced flow has an HTB class of its own. If somebody answers its marks by that pace, its packets leave as ECT(0) and
+ * its transport does not hear of marks (RFC 3168, ECE). When these programs are gone, it hears of them again.
+ *
  * Only helpers and fields of kernels from 6.6 on (tcx); no generated headers: the few kernel structs that are read are
  * declared here and relocated at load (CO-RE).
  */
@@ -29,6 +32,11 @@
 #define TCP_CONGESTION 13
 #define NO_PACING 0xffffffffu
 #define PACING_TAG 0xa5 /* low byte of every rate that we set, by which `restore` knows them */
+
+#define ECN_ECT0 2
+#define TCP_SYN 0x02
+#define TCP_ECE 0x40
+#define PACED 0x10000u /* beside a minor number: of a class that is the flow's own */
 
 #define RELOCATED __attribute__((preserve_access_index))
 #define ADD(counter, amount) __sync_fetch_and_add(&(counter), (amount))
@@ -149,6 +157,14 @@ struct {
 	__type(key, __u32);
 	__type(value, struct link_shape);
 } link_shapes SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, PACED_MAX * PACED_LINKS_MAX);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct flow_key);
+	__type(value, struct paced);
+} paced_flows SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
@@ -494,6 +510,8 @@ struct arrival {
 	__u32 bytes;
 	__u8 ecn;
 	__u8 opens; /* a TCP SYN without ACK */
+	__u8 flags; /* TCP's, the low eight */
+	__u32 transport; /* where its header begins, from the IP header's; 0: it is not there */
 };
 
 struct ip4 {
@@ -579,8 +597,11 @@ static __always_inline int read_packet(struct __sk_buff *skb, struct arrival *it
 	it->key.remote_port = leaves ? ports.destination : ports.source;
 	headers = transport + 8;
 	if (it->key.protocol == IPPROTO_TCP) {
-		if (!bpf_skb_load_bytes_relative(skb, transport + 13, &byte, 1, BPF_HDR_START_NET))
-			it->opens = (byte & 0x12) == 0x02;
+		if (!bpf_skb_load_bytes_relative(skb, transport + 13, &byte, 1, BPF_HDR_START_NET)) {
+			it->opens = (byte & 0x12) == TCP_SYN;
+			it->flags = byte;
+			it->transport = transport;
+		}
 		if (it->packets == 1)
 			return 0;
 		if (!bpf_skb_load_bytes_relative(skb, transport + 12, &byte, 1, BPF_HDR_START_NET))
@@ -703,8 +724,60 @@ static __always_inline void judge_again(struct __sk_buff *skb, struct arrival *i
 	flow->generation = now->generation;
 }
 
-/* Counts the packet; the minor number of the HTB class that it goes to. */
-static __always_inline __u16 account(struct __sk_buff *skb, struct arrival *it, struct link *link, int leaves)
+/* -- paced flows -------------------------------------------------------------------------------------------------- */
+
+static __always_inline void look_up_pacing(const struct arrival *it, struct flow *flow, const struct settings *now)
+{
+	struct paced *found = bpf_map_lookup_elem(&paced_flows, &it->key);
+
+	flow->paced_minor = found ? found->minor : 0;
+	flow->marks = found ? found->marks : 0;
+	flow->pacing = now->pacing;
+}
+
+/* Whether the packet's IP header is where it should be: what follows is written, not only read. */
+static __always_inline int has_header_at(struct __sk_buff *skb, const struct arrival *it, __u32 at)
+{
+	__u8 first;
+
+	return !bpf_skb_load_bytes(skb, at, &first, sizeof(first)) && first >> 4 == it->key.family;
+}
+
+/* Not-ECT becomes ECT(0), but not in a SYN: there it would say something else. `at`: of the IP header in the packet. */
+static __always_inline void make_capable(struct __sk_buff *skb, struct arrival *it, __u32 at)
+{
+	__be16 was, now;
+
+	if (it->ecn || it->flags & TCP_SYN || !has_header_at(skb, it, at))
+		return;
+	if (bpf_skb_load_bytes(skb, at, &was, sizeof(was)))
+		return;
+	now = was | (it->key.family == 4 ? bpf_htons(ECN_ECT0) : bpf_htons(ECN_ECT0 << 4));
+	if (it->key.family == 4 && bpf_l3_csum_replace(skb, at + offsetof(struct ip4, check), was, now, sizeof(now)))
+		return;
+	if (!bpf_skb_store_bytes(skb, at, &now, sizeof(now), 0))
+		it->ecn = ECN_ECT0;
+}
+
+/* ECE is cleared, but not in a SYN: there it is an offer. Of a connection with Accurate ECN it is a part of a number
+ * and must not be touched: the agent says so. */
+static __always_inline void hide_marks(struct __sk_buff *skb, const struct arrival *it, __u32 at)
+{
+	__u32 transport = at + it->transport;
+	__be16 was, now;
+
+	if (!(it->flags & TCP_ECE) || it->flags & TCP_SYN || !has_header_at(skb, it, at))
+		return;
+	if (bpf_skb_load_bytes(skb, transport + 12, &was, sizeof(was)))
+		return;
+	now = was & ~bpf_htons(TCP_ECE);
+	if (!bpf_l4_csum_replace(skb, transport + 16, was, now, sizeof(now)))
+		bpf_skb_store_bytes(skb, transport + 12, &now, sizeof(now), 0);
+}
+
+/* Counts the packet; the minor number of the HTB class that it goes to, and PACED. */
+static __always_inline __u32 account(struct __sk_buff *skb, struct arrival *it, struct link *link,
+				     const struct link_shape *shape, int leaves)
 {
 	__u64 now_ns = bpf_ktime_get_coarse_ns();
 	__u32 second = now_ns / NS_PER_S, program;
@@ -713,7 +786,7 @@ static __always_inline __u16 account(struct __sk_buff *skb, struct arrival *it, 
 	struct meter *meter;
 	struct flow *flow;
 	__u64 *seen_ns;
-	__u16 minor;
+	__u32 minor;
 
 	flow = bpf_map_lookup_elem(&flows, &it->key);
 	if (!flow && now) {
@@ -735,11 +808,19 @@ static __always_inline __u16 account(struct __sk_buff *skb, struct arrival *it, 
 	if (flow) {
 		if (now && (flow->generation != now->generation || flow->judged_s != second))
 			judge_again(skb, it, flow, leaves, now, second);
+		if (now && flow->pacing != now->pacing)
+			look_up_pacing(it, flow, now);
+		if (flow->marks && shape) {
+			if (leaves && flow->marks & MARKS_CAPABLE)
+				make_capable(skb, it, shape->bare ? 0 : ETH_HLEN);
+			else if (!leaves && flow->marks & MARKS_HIDDEN)
+				hide_marks(skb, it, shape->bare ? 0 : ETH_HLEN);
+		}
 		flow->last_ns = now_ns;
 		count(leaves ? &flow->meter.sent : &flow->meter.received, it);
 		program = flow->program;
 		class_number = flow->traffic_class;
-		minor = flow->minor;
+		minor = leaves && flow->paced_minor ? PACED | flow->paced_minor : flow->minor;
 	} else if (!now) {
 		program = UNATTRIBUTED;
 		minor = LEAF_MINOR + CLASS_DEFAULT;
@@ -761,17 +842,17 @@ int on_leave(struct __sk_buff *skb)
 	struct link *link = bpf_map_lookup_elem(&links, &index);
 	struct link_shape *shape;
 	struct arrival it = {};
-	__u16 minor;
+	__u32 minor;
 
 	if (!link)
 		return TCX_NEXT;
 	ADD(link->skbs_sent, 1);
 	if (read_packet(skb, &it, 1))
 		return TCX_NEXT;
-	minor = account(skb, &it, link, 1);
 	shape = bpf_map_lookup_elem(&link_shapes, &index);
-	if (shape && shape->egress)
-		skb->priority = HTB_HANDLE | minor;
+	minor = account(skb, &it, link, shape, 1);
+	if (minor & PACED || (shape && shape->egress))
+		skb->priority = HTB_HANDLE | (minor & 0xffff);
 	return TCX_NEXT;
 }
 
@@ -782,15 +863,15 @@ int on_arrive(struct __sk_buff *skb)
 	struct link *link = bpf_map_lookup_elem(&links, &index);
 	struct link_shape *shape;
 	struct arrival it = {};
-	__u16 minor;
+	__u32 minor;
 
 	if (!link)
 		return TCX_NEXT;
 	ADD(link->skbs_received, 1);
 	if (read_packet(skb, &it, 0))
 		return TCX_NEXT;
-	minor = account(skb, &it, link, 0);
 	shape = bpf_map_lookup_elem(&link_shapes, &index);
+	minor = account(skb, &it, link, shape, 0);
 	if (!shape || !shape->ingress_ifb)
 		return TCX_NEXT;
 	if (shape->bare && bpf_skb_change_head(skb, ETH_HLEN, 0))

@@ -11,6 +11,8 @@
 #define FLOWS_MAX 131072
 #define CLASSES_MAX 64
 #define RULES_MAX 256
+#define PACED_MAX 256 /* flows */
+#define PACED_LINKS_MAX 16 /* each of them may be named for so many links */
 #define FLOW_LEAVES 16
 
 #define CLASS_CONTROL 0
@@ -88,8 +90,11 @@ struct flow {
 	__u32 process;
 	__u16 traffic_class;
 	__u16 minor;      /* of the HTB class that its packets go to */
+	__u16 paced_minor; /* of the HTB class that is its own; 0: it has none */
 	__u8 inbound;     /* the other side began it */
-	__u8 zero[3];
+	__u8 marks;
+	__u32 pacing;     /* of the settings, when paced_minor and marks were looked up */
+	__u32 zero;
 	struct meter meter;
 	__u64 first_ns;
 };
@@ -102,6 +107,17 @@ enum rule_fields {
 	RULE_PROTOCOL = 16,
 	RULE_REMOTE = 32,
 	RULE_PORTS = 64,
+};
+
+enum marks {
+	MARKS_CAPABLE = 1, /* it leaves as ECT(0) */
+	MARKS_HIDDEN = 2,  /* its transport is not told of marks, as RFC 3168 tells them */
+};
+
+/* A flow with a pace of its own, by its key. */
+struct paced {
+	__u32 minor; /* 0: its class's */
+	__u32 marks;
 };
 
 /* All fields that are named have to agree; the first rule that agrees decides. */
@@ -138,6 +154,8 @@ struct settings {
 	__u32 pass;       /* number of the current look at all open files */
 	__u32 adopting;   /* second part of that look: sockets that nobody was found with change hands */
 	__u32 putting_back; /* sockets get back what they had */
+	__u32 pacing;       /* changes with every change of the map `paced` */
+	__u32 zero;
 	__u64 namespace;    /* ours, by its cookie: sockets of other network namespaces are not ours to name or to pace */
 };
 

@@ -32,10 +32,14 @@ IDENTITY: Final = struct.Struct("=QQIIII")
 PROGRAM: Final = struct.Struct(f"=QQIIII{FILE_NAME_BYTES}s{GROUPS_KEPT * GROUP_NAME_BYTES}sII")
 METER: Final = struct.Struct("=8Q")
 FLOW_KEY: Final = struct.Struct("=16s16s2s2sIBBH")
-FLOW: Final = struct.Struct("=QIIIIHHB3x8QQ")
+FLOW: Final = struct.Struct("=QIIIIHHHBBI4x8QQ")
+PACED: Final = struct.Struct("=II")
+MARKS_CAPABLE: Final = 1
+MARKS_HIDDEN: Final = 2
+_FLOW_COUNTS_AT: Final = 11
 RULE: Final = struct.Struct(f"=Q{FILE_NAME_BYTES}s{GROUP_NAME_BYTES}s{GROUP_NAME_BYTES}s16sIIIIHHBBBx")
 TRAFFIC_CLASS: Final = struct.Struct("=IIII16s")
-SETTINGS: Final = struct.Struct("=6IQ")
+SETTINGS: Final = struct.Struct("=7I4xQ")
 LINK: Final = struct.Struct("=8QQQQ")
 LINK_SHAPE: Final = struct.Struct("=III")
 PROGRAM_SEEN: Final = struct.Struct("=II")
@@ -68,6 +72,7 @@ class Settings:
     current_pass: int = 0
     adopting: int = 0
     putting_back: int = 0
+    pacing: int = 0
     namespace: int = 0  # the cookie of our network namespace
 
     def pack(self) -> bytes:
@@ -78,6 +83,7 @@ class Settings:
             self.current_pass,
             self.adopting,
             self.putting_back,
+            self.pacing,
             self.namespace,
         )
 
@@ -133,9 +139,8 @@ def read_link(entry: bytes) -> LinkEntry:
 def read_flow(key: bytes, entry: bytes) -> FlowMeter:
     local, remote, local_port, remote_port, interface, family, protocol, _ = FLOW_KEY.unpack(key)
     size = 4 if family == 4 else 16
-    last_ns, program, _generation, _judged_s, process, traffic_class, _minor, _inbound, *counts, first_ns = FLOW.unpack(
-        entry
-    )
+    last_ns, program, _, _, process, traffic_class, *_, first_ns = numbers = FLOW.unpack(entry)
+    counts = numbers[_FLOW_COUNTS_AT:-1]
     return FlowMeter(
         key=FlowKey(
             interface,
@@ -149,9 +154,22 @@ def read_flow(key: bytes, entry: bytes) -> FlowMeter:
         process_id=process,
         traffic_class=traffic_class,
         sent=Tally(*counts[:4]),
-        received=Tally(*counts[4:]),
+        received=Tally(*counts[4:8]),
         first_ns=first_ns,
         last_ns=last_ns,
+    )
+
+
+def write_flow_key(key: FlowKey) -> bytes:
+    return FLOW_KEY.pack(
+        key.local,
+        key.remote,
+        key.local_port.to_bytes(2, "big"),
+        key.remote_port.to_bytes(2, "big"),
+        key.interface_index,
+        4 if len(key.local) == 4 else 6,
+        key.protocol,
+        0,
     )
 
 

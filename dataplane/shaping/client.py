@@ -13,13 +13,13 @@ import asyncio
 import contextlib
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Final
 
 from billpay.errors import BillpayError, EnvironmentFault
 from dataplane.counters import CounterFile
-from dataplane.host_engine import Question
+from dataplane.host_engine import PACED_MAX, PacedFlow, Question
 from dataplane.metering import (
     UNATTRIBUTED,
     FlowKey,
@@ -32,14 +32,18 @@ from dataplane.metering import (
 )
 from dataplane.shaping.flowtable import COUNTS
 from dataplane.shaping.messages import (
+    FLOWS_IN_PAGE,
     Answer,
     Asked,
     AskFlows,
+    AskMeters,
     Attribute,
     Attribution,
     FlowsPage,
+    Meters,
     NewFlow,
     Refused,
+    SetPaced,
     SetPlan,
     Settled,
     Tagged,
@@ -70,6 +74,7 @@ class ShapingClient:
         self._counters_path = counters_path
         self._request = request
         self._plan = NO_SHAPING
+        self._paced = SetPaced(flows=())
         self._numbers: dict[Program, int] = {UNATTRIBUTED: 0}
         self._programs: dict[int, Program] = {0: UNATTRIBUTED}
         self._questions: dict[int, Question] = {}
@@ -102,7 +107,7 @@ class ShapingClient:
         """What a fresh core needs. What the one before knew of flows and questions is gone."""
         self._questions.clear()
         self._waiting.clear()
-        return [encode(SetPlan(plan=self._plan))]
+        return [encode(SetPlan(plan=self._plan)), encode(self._paced)]
 
     def on_event(self, data: bytes) -> None:
         event = decode_event(data)
@@ -155,6 +160,34 @@ class ShapingClient:
             following = page.following
             if not following:
                 return found
+
+    async def meters(self, keys: Sequence[FlowKey]) -> list[FlowMeter | None]:
+        """None of any while there is no reader."""
+        found: list[FlowMeter | None] = []
+        for first in range(0, len(keys), FLOWS_IN_PAGE):
+            try:
+                told = await self._ask(AskMeters(keys=tuple(keys[first : first + FLOWS_IN_PAGE])))
+            except ReaderUnavailable:
+                return [None] * len(keys)
+            assert isinstance(told, Meters)
+            found += told.flows
+        return found
+
+    async def pace(self, flows: Sequence[PacedFlow], *, is_accurate: Callable[[FlowKey], bool]) -> None:
+        """A reader that is not there just now starts with them. Raises EnvironmentFault when there are too many.
+
+        is_accurate: whether a TCP flow's ends agreed on Accurate ECN; it is asked when a flow is new.
+        """
+        wanted = {each.key: each for each in flows}
+        if len(wanted) > PACED_MAX:
+            raise EnvironmentFault("pace", f"{len(wanted)} flows", f"at most {PACED_MAX} can be paced", "end some")
+        known, accurate = {each.key for each in self._paced.flows}, set(self._paced.accurate)
+        self._paced = SetPaced(
+            flows=tuple(wanted.values()),
+            accurate=tuple(key for key in wanted if key in accurate or (key not in known and is_accurate(key))),
+        )
+        with contextlib.suppress(ReaderUnavailable):
+            await self._ask(self._paced)
 
     async def read(self) -> Reading:
         """Raises EnvironmentFault when the counter file cannot be read."""

@@ -25,8 +25,15 @@ from dataplane.shaping.plan import DEFAULT
 
 FLOWS_MAX: Final = 100_000
 IDLE_NS: Final = 300_000_000_000
+ASKED_FOR_NS: Final = 90_000_000_000
+"""Somebody counts on a flow's counts for so long after he asked for them."""
+
 FORGOTTEN_AT_ONCE: Final = 2000
 SPARED_AT_MOST: Final = 256
+
+PACED_TCP_BYTES: Final = 1 << 18
+PACED_PACKETS: Final = 4
+PACED_NS: Final = 20_000_000
 
 NOT_YET: Final = -1
 """Program number of a flow that may still be attributed before it is counted."""
@@ -90,10 +97,11 @@ class Flow:
     """What the core knows of one flow."""
 
     __slots__ = (
-        "ask_ns", "counted", "first_ns", "held", "in_queue", "inbound", "index", "last_ns", "leaving_ends", "link",
-        "number", "out_queue", "permission", "program", "question", "quiet_ns", "received_bytes", "received_ce",
-        "received_ect", "received_packets", "sent_bytes", "sent_ce", "sent_ect", "sent_packets", "state",
-        "touched", "traffic_class",
+        "answers_marks", "ask_ns", "asked_ns", "counted", "first_ns", "held", "hides_marks", "in_queue",
+        "inbound", "index", "last_ns", "leaving_ends", "link", "number", "out_queue", "pace_bit_s",
+        "permission", "program", "question", "quiet_ns", "received_bytes", "received_ce", "received_ect",
+        "received_packets", "sent_bytes", "sent_ce", "sent_ect", "sent_packets", "state", "touched",
+        "traffic_class",
     )  # fmt: skip
 
     def __init__(self, link: Link, leaving_ends: Ends, index: int, *, inbound: bool, now_ns: int) -> None:
@@ -111,6 +119,10 @@ class Flow:
         self.out_queue: FlowQueue[Item] | None = None  # None: nothing limits it
         self.in_queue: FlowQueue[Item] | None = None
         self.held: list[Held] = []
+        self.pace_bit_s = 0  # of its own; 0: none
+        self.answers_marks = False
+        self.hides_marks = False
+        self.asked_ns = -ASKED_FOR_NS  # when somebody last wanted its meter
         self.first_ns = now_ns
         self.last_ns = 0
         self.quiet_ns = now_ns  # denied: when the last packet was dropped
@@ -125,6 +137,15 @@ class Flow:
         return FlowKey(
             self.index, ends.protocol, ends.source, ends.source_port, ends.destination, ends.destination_port
         )
+
+    @property
+    def room_bytes(self) -> int:
+        """What may wait of it under a pace of its own. TCP waits for its packets to leave anyway."""
+        if not self.pace_bit_s:
+            return 0
+        if self.leaving_ends.protocol == TCP:
+            return PACED_TCP_BYTES
+        return max(PACED_PACKETS * self.link.mtu, self.pace_bit_s * PACED_NS // 8_000_000_000)
 
     @property
     def is_waiting(self) -> bool:
@@ -178,9 +199,22 @@ class FlowTable:
         return tuple(self._counters.index(f"shaping/link/{name}/{count}") for count in COUNTS)
 
     def find(self, links: dict[int, Link | None], key: FlowKey) -> Flow | None:
-        link = links.get(key.interface_index)
+        """interface_index 0: on whichever link it was seen last."""
+        return max(self.find_all(links, key), key=lambda flow: flow.last_ns, default=None)
+
+    def find_all(self, links: dict[int, Link | None], key: FlowKey) -> list[Flow]:
+        """One at most, but for interface_index 0."""
         ends = Ends(key.local, key.remote, key.protocol, key.local_port, key.remote_port)
-        return link.leaving.get(ends) if link else None
+        candidates = (links.get(key.interface_index),) if key.interface_index else tuple(links.values())
+        return [flow for link in candidates if link and (flow := link.leaving.get(ends)) is not None]
+
+    def meter(self, links: dict[int, Link | None], key: FlowKey, now_ns: int) -> FlowMeter | None:
+        """Who is asked for is not forgotten for being idle."""
+        flow = self.find(links, key)
+        if flow is None:
+            return None
+        flow.asked_ns = now_ns
+        return flow.meter()
 
     def add(self, link: Link, ends: Ends, index: int, *, inbound: bool, now_ns: int) -> Flow | None:
         """A new flow; None when the table is full of flows that wait."""
@@ -239,7 +273,7 @@ class FlowTable:
         for flow in list(islice(self._flows, FORGOTTEN_AT_ONCE)):
             if now_ns - flow.last_ns < IDLE_NS:
                 return
-            if not flow.is_waiting:
+            if not flow.is_waiting and now_ns - flow.asked_ns >= ASKED_FOR_NS:
                 self.forget(flow)
 
     def _evict(self) -> bool:

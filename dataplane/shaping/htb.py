@@ -140,11 +140,16 @@ def build_tree(
     *,
     mtu: int = 1500,
     idle: frozenset[int] = frozenset(),
+    reserved_bit_s: int = 0,
 ) -> HtbTree:
-    """idle: classes that nothing was seen of lately; they have their minimums, and no part by their weights."""
+    """idle: classes that nothing was seen of lately; they have their minimums, and no part by their weights.
+
+    reserved: kept of a known link for flows with classes of their own (`pacing`).
+    """
     known = link.egress_bit_s if direction is Direction.EGRESS else link.ingress_bit_s
     link_bit_s = _whole_bytes(known or UNKNOWN_LINK_BIT_S)
-    rates = share(plan.classes, link_bit_s, is_known=known is not None, idle=idle)
+    shared_bit_s = link_bit_s - _whole_bytes(reserved_bit_s if known is not None else 0)
+    rates = share(plan.classes, shared_bit_s, is_known=known is not None, idle=idle)
     quantums = _quantums(plan.classes, link_bit_s, mtu)
     classes = [_node(LINK_MINOR, 0, link_bit_s, link_bit_s, 0, _QUANTUM_MAX_BYTES)]
     for index, (each, rate, quantum) in enumerate(zip(plan.classes, rates, quantums, strict=True)):

@@ -12,7 +12,7 @@ from typing import Final
 import msgspec
 
 from billpay.messages import Message
-from dataplane.host_engine import Question
+from dataplane.host_engine import PacedFlow, Question
 from dataplane.metering import FlowKey, FlowMeter, Program
 from dataplane.shaping.plan import ShapingPlan
 
@@ -59,6 +59,19 @@ class AskFlows(Tagged, frozen=True, kw_only=True):
     first: int = 0
 
 
+class AskMeters(Tagged, frozen=True, kw_only=True):
+    """`FLOWS_IN_PAGE` at most."""
+
+    keys: tuple[FlowKey, ...]
+
+
+class SetPaced(Tagged, frozen=True, kw_only=True):
+    """These flows have a pace of their own, and no others. accurate: what they are told of marks stays as it is."""
+
+    flows: tuple[PacedFlow, ...]
+    accurate: tuple[FlowKey, ...] = ()
+
+
 class Done(Tagged, frozen=True, kw_only=True):
     """The command was carried out."""
 
@@ -75,6 +88,12 @@ class FlowsPage(Tagged, frozen=True, kw_only=True):
     flows: tuple[FlowMeter, ...]
     tracked: int
     following: int
+
+
+class Meters(Tagged, frozen=True, kw_only=True):
+    """In the order of the question; None: not in the table."""
+
+    flows: tuple[FlowMeter | None, ...]
 
 
 class NewFlow(Tagged, frozen=True, kw_only=True):
@@ -95,8 +114,8 @@ class Settled(Tagged, frozen=True, kw_only=True):
     number: int
 
 
-Command = SetPlan | Attribute | Answer | Tick | AskFlows
-Reply = Done | Refused | FlowsPage
+Command = SetPlan | Attribute | Answer | Tick | AskFlows | AskMeters | SetPaced
+Reply = Done | Refused | FlowsPage | Meters
 Event = NewFlow | Asked | Settled
 
 _COMMAND: Final[msgspec.json.Decoder[Command]] = msgspec.json.Decoder(Command)

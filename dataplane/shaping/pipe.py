@@ -9,6 +9,8 @@ packets, programs, kernels (a size, a class and a flow are all that it sees). Pu
   weight: start-time fair queueing (Goyal, Vin and Cheng 1996). With no rate for the link there is nothing to share:
   classes then do not see each other, and minimum, weight and precedence mean nothing.
 - Within a class deficit round robin by flow (Shreedhar and Varghese 1995); flows at their own cap stand aside.
+- A flow may have a pace of its own beside its class's caps: then it waits by itself, and what is beyond its own room
+  is dropped from its tail.
 - A class queues at most `QUEUE_NS` of what limits it (never less than `QUEUE_BYTES_MIN`): beyond that the tail of its
   longest flow is dropped. A pipe queues a number of packets: beyond it the longest flow of the class with most bytes
   loses its tail; control traffic last.
@@ -83,23 +85,34 @@ class Queued(NamedTuple, Generic[T]):
 class FlowQueue(Generic[T]):
     """What waits of one flow in one direction. It lives as long as its flow, since it knows how busy that was."""
 
-    __slots__ = ("backlog_bytes", "class_queue", "deficit", "full_ns", "owner", "packets", "place")
+    __slots__ = (
+        "backlog_bytes", "class_queue", "deficit", "full_ns", "limit_bytes", "owner", "packets", "place", "rate_bit_s",
+        "slack_ns",
+    )  # fmt: skip
 
     def __init__(self, owner: Hashable, class_queue: ClassQueue[T]) -> None:
         self.owner = owner
-        self.class_queue = class_queue
+        self.enter(class_queue)
         self.packets: deque[tuple[int, T]] = deque()
         self.backlog_bytes = 0
         self.deficit = 0
         self.full_ns = 0
         self.place = Place.NOWHERE
 
+    def enter(self, class_queue: ClassQueue[T], pace_bit_s: int = 0, limit_bytes: int = 0) -> None:
+        """Belongs to that class, with a pace and a room of its own; 0: without."""
+        self.class_queue = class_queue
+        rates = [rate for rate in (pace_bit_s, class_queue.flow_rate_bit_s) if rate]
+        self.rate_bit_s = min(rates, default=0)
+        self.slack_ns = slack_of(self.rate_bit_s) if rates else 0
+        self.limit_bytes = limit_bytes
+
 
 class ClassQueue(Generic[T]):
     """A class in one pipe: its flows, its caps, what it is owed. The pipe drives it."""
 
     __slots__ = (
-        "_aside", "_flow_slack_ns", "_limit_bytes", "_longest", "_ring", "_sequence", "backlog_bytes",
+        "_aside", "_limit_bytes", "_longest", "_ring", "_sequence", "backlog_bytes",
         "backlog_packets", "cap", "flow_rate_bit_s", "index", "minimum_bit_s", "minimum_ns", "pipe", "start", "weight",
     )  # fmt: skip
 
@@ -108,7 +121,6 @@ class ClassQueue(Generic[T]):
         self.index = index
         self.cap = Bucket(traffic_class.cap_bit_s) if traffic_class.cap_bit_s else None
         self.flow_rate_bit_s = traffic_class.flow_cap_bit_s or 0
-        self._flow_slack_ns = slack_of(self.flow_rate_bit_s) if self.flow_rate_bit_s else 0
         self.minimum_bit_s = traffic_class.minimum_bit_s
         self.minimum_ns = 0  # until then it has had its minimum
         self.weight = traffic_class.weight
@@ -132,7 +144,7 @@ class ClassQueue(Generic[T]):
             return False
         if cap and cap.full_ns - cap.slack_ns > now_ns:
             return False
-        if self.flow_rate_bit_s and flow_queue.full_ns - self._flow_slack_ns > now_ns:
+        if flow_queue.rate_bit_s and flow_queue.full_ns - flow_queue.slack_ns > now_ns:
             return False
         if rate:
             rate.charge(size_bytes, now_ns)
@@ -153,6 +165,10 @@ class ClassQueue(Generic[T]):
         if self._longest is None or flow_queue.backlog_bytes > self._longest.backlog_bytes:
             self._longest = flow_queue
         dropped = []
+        while (
+            flow_queue.limit_bytes and flow_queue.backlog_bytes > flow_queue.limit_bytes and len(flow_queue.packets) > 1
+        ):
+            dropped.append(self._drop_from(flow_queue))
         while self.backlog_bytes > self._limit_bytes and self.backlog_packets > 1:
             dropped.append(self.drop_tail(flow_queue))
         return dropped
@@ -162,6 +178,22 @@ class ClassQueue(Generic[T]):
         victim = self._longest
         if victim is None or not victim.packets:
             victim = otherwise or next(each for each in self._flows() if each.packets)
+        return self._drop_from(victim)
+
+    def change_pace(self, flow_queue: FlowQueue[T], pace_bit_s: int, limit_bytes: int, now_ns: int) -> None:
+        """Holds from now on, also for what waits; what is owed is the same number of bytes. 0: no pace."""
+        before = flow_queue.rate_bit_s
+        flow_queue.enter(self, pace_bit_s, limit_bytes)
+        rate = flow_queue.rate_bit_s
+        if rate == before:
+            return
+        owed_ns = max(0, flow_queue.full_ns - now_ns)
+        flow_queue.full_ns = now_ns + owed_ns * before // rate if rate and before else now_ns
+        if flow_queue.place is Place.ASIDE:
+            self._put_aside(flow_queue)
+        self.pipe.deadline_ns = min(self.pipe.deadline_ns, now_ns)
+
+    def _drop_from(self, victim: FlowQueue[T]) -> Queued[T]:
         size_bytes, item = victim.packets.pop()
         victim.backlog_bytes -= size_bytes
         self._grow(-size_bytes, -1)
@@ -220,24 +252,29 @@ class ClassQueue(Generic[T]):
             if not flow_queue.packets:
                 ring.popleft()
                 flow_queue.place = Place.NOWHERE
-            elif self.flow_rate_bit_s and flow_queue.full_ns - self._flow_slack_ns > now_ns:
+            elif flow_queue.rate_bit_s and flow_queue.full_ns - flow_queue.slack_ns > now_ns:
                 ring.popleft()
                 flow_queue.place = Place.ASIDE
-                self._sequence += 1
-                heapq.heappush(aside, (flow_queue.full_ns - self._flow_slack_ns, self._sequence, flow_queue))
+                self._put_aside(flow_queue)
             else:
                 return
-        while aside and not (aside[0][2].packets and aside[0][2].class_queue is self):
+        while aside and not (
+            aside[0][2].packets and aside[0][2].class_queue is self and aside[0][2].place is Place.ASIDE
+        ):
             gone = heapq.heappop(aside)[2]
             if gone.class_queue is self and gone.place is Place.ASIDE:
                 gone.place = Place.NOWHERE
 
+    def _put_aside(self, flow_queue: FlowQueue[T]) -> None:
+        self._sequence += 1
+        heapq.heappush(self._aside, (flow_queue.full_ns - flow_queue.slack_ns, self._sequence, flow_queue))
+
     def _charge(self, flow_queue: FlowQueue[T], size_bytes: int, now_ns: int) -> None:
         if self.cap:
             self.cap.charge(size_bytes, now_ns)
-        if self.flow_rate_bit_s:
+        if flow_queue.rate_bit_s:
             start = flow_queue.full_ns if flow_queue.full_ns > now_ns else now_ns
-            flow_queue.full_ns = start + size_bytes * _BIT_NS // self.flow_rate_bit_s
+            flow_queue.full_ns = start + size_bytes * _BIT_NS // flow_queue.rate_bit_s
 
     def _grow(self, size_bytes: int, packets: int) -> None:
         self.backlog_bytes += size_bytes
@@ -245,7 +282,10 @@ class ClassQueue(Generic[T]):
         self.pipe.backlog_packets += packets
 
     def _flows(self) -> list[FlowQueue[T]]:
-        return [*self._ring, *(flow_queue for _, _, flow_queue in self._aside)]
+        return [
+            *self._ring,
+            *dict.fromkeys(flow_queue for _, _, flow_queue in self._aside if flow_queue.class_queue is self),
+        ]
 
 
 class Pipe(Generic[T]):
@@ -264,14 +304,14 @@ class Pipe(Generic[T]):
         self.backlog_packets = 0
         self.deadline_ns = 0
 
-    def path(self, index: int) -> ClassQueue[T] | None:
-        """The queue of a class; None when nothing limits it here."""
+    def path(self, index: int, *, paced: bool = False) -> ClassQueue[T] | None:
+        """The queue of a class; None when nothing limits it here, nor the flow that asks (`paced`)."""
+        traffic_class = self._classes[index]
+        if not (paced or self.rate or traffic_class.cap_bit_s or traffic_class.flow_cap_bit_s):
+            return None
         found = self._queues.get(index)
         if found is not None:
             return found
-        traffic_class = self._classes[index]
-        if not (self.rate or traffic_class.cap_bit_s or traffic_class.flow_cap_bit_s):
-            return None
         made = self._queues[index] = ClassQueue(self, index, traffic_class)
         return made
 

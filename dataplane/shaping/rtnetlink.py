@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import socket
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -22,6 +22,7 @@ RTM_NEWQDISC: Final = 36
 RTM_GETQDISC: Final = 38
 RTM_DELQDISC: Final = 37
 RTM_NEWTCLASS: Final = 40
+RTM_DELTCLASS: Final = 41
 RTM_GETTCLASS: Final = 42
 RTM_NEWTFILTER: Final = 44
 RTM_GETTFILTER: Final = 46
@@ -150,6 +151,9 @@ class TcSocket:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
         self._asking.close()
         self._socket.close()
 
@@ -177,6 +181,37 @@ class TcSocket:
             if number:
                 raise EnvironmentFault("change", target, _complaint(reply, reply_flags) or os.strerror(number))
             return
+
+    def change_all(self, messages: Sequence[tuple[TcMessage, int]], *, target: str) -> None:
+        """All of them with one call, in their order; one that fails stops none. Raises EnvironmentFault for the first.
+
+        Only the last one asks for an answer: the kernel answers it after all others, and complains of any at once.
+        """
+        if not messages:
+            return
+        first = self._sequence + 1
+        packed = []
+        for message, flags in messages:
+            self._sequence += 1
+            body = message.pack_body()
+            flags |= _NLM_F_REQUEST
+            if self._sequence == first + len(messages) - 1:
+                flags |= _NLM_F_ACK
+            packed.append(_HEADER.pack(_HEADER.size + len(body), message.type, flags, self._sequence, 0) + body)
+        self._socket.send(b"".join(packed))
+        complaint = ""
+        while True:
+            reply = self._socket.recv(_RECEIVE_BYTES)
+            _, kind, reply_flags, sequence, _ = _HEADER.unpack_from(reply)
+            if kind != _NLMSG_ERROR or not first <= sequence <= self._sequence:
+                continue
+            number = -struct.unpack_from("=i", reply, _HEADER.size)[0]
+            if number and not complaint:
+                complaint = _complaint(reply, reply_flags) or os.strerror(number)
+            if sequence == self._sequence:
+                if complaint:
+                    raise EnvironmentFault("change", target, complaint)
+                return
 
 
 def _complaint(reply: bytes, flags: int) -> str:

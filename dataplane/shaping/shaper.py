@@ -14,6 +14,8 @@ order of service; `dataplane.shaping.matching` for classes.
   is dropped afterwards: the link has carried it.
 - Too much waiting: see `dataplane.shaping.pipe` for classes. A nameless flow for which no room is left goes on by the
   rules that need no program; one that waits for an answer loses what comes beyond its room.
+- A flow may have a pace of its own, and somebody who answers its congestion marks: `dataplane.shaping.marks`. What is
+  rewritten when it leaves is rewritten before it is counted, and before `inner`.
 - Order within a flow and direction is kept, also when its class changes.
 """
 
@@ -27,8 +29,8 @@ import msgspec
 
 from billpay.packet import TCP, UDP, flow_key
 from billpay.packet import FlowKey as Ends
-from dataplane.host_engine import Question
-from dataplane.metering import UNATTRIBUTED, Program
+from dataplane.host_engine import PacedFlow, Question
+from dataplane.metering import UNATTRIBUTED, FlowKey, Program
 from dataplane.port import Action, Counters, Packet, PacketCore, Verdict
 from dataplane.shaping.flowtable import (
     FLOWS_MAX,
@@ -44,20 +46,24 @@ from dataplane.shaping.flowtable import (
     is_opened_by_remote,
     wire_size,
 )
+from dataplane.shaping.marks import make_capable
 from dataplane.shaping.matching import Matcher
 from dataplane.shaping.messages import (
     FLOWS_IN_PAGE,
     Answer,
     Asked,
     AskFlows,
+    AskMeters,
     Attribute,
     Command,
     Done,
     Event,
     FlowsPage,
+    Meters,
     NewFlow,
     Refused,
     Reply,
+    SetPaced,
     SetPlan,
     Settled,
     Tick,
@@ -67,6 +73,7 @@ from dataplane.shaping.messages import (
 )
 from dataplane.shaping.pipe import FlowQueue, Pipe
 from dataplane.shaping.plan import CONTROL, DEFAULT, ShapingPlan
+from dataplane.shaping.rewriting import Rewritten, without_echo
 
 OUT_QUEUE: Final = 7418
 IN_QUEUE: Final = 7419
@@ -121,6 +128,9 @@ class ShapingCore:
         self._nameless: deque[tuple[int, Flow]] = deque()
         self._questions: dict[int, tuple[int, Flow]] = {}
         self._resumed: list[Flow] = []  # open again, and their packets wait for the next call that may answer
+        self._paced: dict[FlowKey, PacedFlow] = {}
+        self._accurate: frozenset[FlowKey] = frozenset()
+        self._rewritten = Rewritten(out_queue)
         self._held = 0
         self._looks = LOOKS_IN_SECOND
         self._draining = False
@@ -169,6 +179,8 @@ class ShapingCore:
             packets, size = (1, len(payload)) if len(payload) <= link.mtu else wire_size(payload, link.mtu)
             if not leaving:
                 self._count_received(flow, payload, packets, size)
+                if flow.hides_marks:
+                    item = without_echo(packet, item)
             if flow.ask_ns <= now_ns:
                 self._look_again(flow, now_ns)
             if flow.state:
@@ -217,6 +229,13 @@ class ShapingCore:
                 flow.sent_ce += packets
             else:
                 flow.sent_ect += packets
+        elif flow.answers_marks and (changed := make_capable(payload)) is not None:
+            flow.sent_ect += packets
+            if self._inner is None:
+                self._actions.append(Verdict(packet.packet_id, packet.queue, True, packet.mark, changed))
+            else:
+                self._leaving.append(self._rewritten.hand_on(packet, changed))
+            return
         if self._inner is None:
             self._actions.append(_new(Verdict, (packet[0], packet[1], True, packet[3], None)))
         else:
@@ -266,7 +285,7 @@ class ShapingCore:
             self._serve(now_ns)
         if self._leaving:
             assert self._inner is not None
-            self._actions += self._inner.on_batch(self._leaving, now_ns)
+            self._actions += self._rewritten.of_inner(self._inner.on_batch(self._leaving, now_ns))
             self._leaving = []
         if self._touched:
             self._table.touch(self._touched)
@@ -293,6 +312,8 @@ class ShapingCore:
             self._counters.add(self._table.beyond, 1)
             return link.stray
         flow.ask_ns = now_ns + LOOK_AGAIN_NS
+        if self._paced:
+            self._set_pace(flow, now_ns)
         if len(self._events) < EVENTS_MAX:
             self._events.append(NewFlow(key=flow.key))
             self._nameless.append((now_ns + NAME_WAIT_NS, flow))
@@ -365,9 +386,14 @@ class ShapingCore:
 
     def _moved(self, flow: Flow, flow_queue: FlowQueue[Item] | None, pipe: Pipe[Item]) -> FlowQueue[Item] | None:
         """The flow's queue in its class; None when nothing limits that."""
-        path = pipe.path(flow.traffic_class)
+        pace, room = (flow.pace_bit_s, flow.room_bytes) if pipe is flow.link.outgoing else (0, 0)
+        path = pipe.path(flow.traffic_class, paced=pace > 0)
         if flow_queue is None:
-            return FlowQueue(flow, path) if path is not None else None
+            if path is None:
+                return None
+            made: FlowQueue[Item] = FlowQueue(flow, path)
+            made.enter(path, pace, room)
+            return made
         if flow_queue.class_queue is path:
             return flow_queue
         waiting = flow_queue.class_queue.detach(flow_queue)
@@ -375,7 +401,7 @@ class ShapingCore:
         self._held += len(waiting)
         if path is None:
             return None
-        flow_queue.class_queue = path
+        flow_queue.enter(path, pace, room)
         return flow_queue
 
     # -- held packets ------------------------------------------------------------------------------------------------
@@ -500,7 +526,7 @@ class ShapingCore:
         if self._inner is not None:
             due_ns = self._inner.next_deadline_ns()
             if due_ns is not None and due_ns <= now_ns:
-                self._actions += self._inner.on_timer(now_ns)
+                self._actions += self._rewritten.of_inner(self._inner.on_timer(now_ns))
         return self._finish(now_ns)
 
     def _expire(self, now_ns: int) -> None:
@@ -525,7 +551,7 @@ class ShapingCore:
         self._resume(now_ns)
         actions = list(self._finish(now_ns))
         if self._inner is not None:
-            actions += self._inner.on_drain(now_ns)
+            actions += self._rewritten.of_inner(self._inner.on_drain(now_ns))
         return actions
 
     # -- plan and links ----------------------------------------------------------------------------------------------
@@ -611,9 +637,34 @@ class ShapingCore:
                 self._table.forget_idle(now_ns)
             case AskFlows():
                 return self._page(command.first)
+            case AskMeters():
+                return Meters(flows=tuple(self._table.meter(self._links, key, now_ns) for key in command.keys))
+            case SetPaced():
+                self._accurate = frozenset(command.accurate)
+                self._set_paces(command.flows, now_ns)
             case _:
                 assert_never(command)
         return Done()
+
+    def _set_paces(self, flows: Sequence[PacedFlow], now_ns: int) -> None:
+        before, self._paced = self._paced, {each.key: each for each in flows}
+        for key in before | self._paced:
+            if before.get(key) != self._paced.get(key):
+                for flow in self._table.find_all(self._links, key):
+                    self._set_pace(flow, now_ns)
+
+    def _set_pace(self, flow: Flow, now_ns: int) -> None:
+        key = flow.key
+        found = self._paced.get(key) or self._paced.get(key._replace(interface_index=0))
+        flow.answers_marks = found is not None and found.answers_marks
+        flow.hides_marks = found is not None and found.answers_marks and found.key not in self._accurate
+        flow.pace_bit_s = (found.pace_bit_s or 0) if found is not None else 0
+        queue, pipe = flow.out_queue, flow.link.outgoing
+        stays = pipe.path(flow.traffic_class, paced=flow.pace_bit_s > 0)
+        if queue is not None and queue.class_queue is stays:
+            stays.change_pace(queue, flow.pace_bit_s, flow.room_bytes, now_ns)
+        elif flow.state is State.OPEN:
+            self._open(flow)
 
     def _name(self, flow: Flow, number: int, program: Program, now_ns: int) -> None:
         self._table.settle(flow, number)

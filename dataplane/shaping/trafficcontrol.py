@@ -7,6 +7,9 @@ Source: tc(8), tc-htb(8), ip-link(8).
 An IFB is given its packets by the eBPF program's redirect, and hands them back to the kernel as arrivals of the link.
 A redirect to an IFB that is gone loses the packet: so `apply` only adds and changes, and what nobody sends to any more
 goes with `drop_unused`.
+
+Paced flows have classes of their own in the tree (`pacing`), with minor numbers of their own: `pace` puts them there by
+messages, in one batch, since paces change often. The tree itself changes by `tc`, seldom.
 """
 
 from __future__ import annotations
@@ -23,7 +26,8 @@ from dataplane.attribution.interfaces import Interface, Interfaces
 from dataplane.desired import DesiredState
 from dataplane.record import QdiscUndo, Record, VirtualLinkUndo
 from dataplane.rules import restore
-from dataplane.shaping import qdiscs
+from dataplane.shaping import pacing, qdiscs
+from dataplane.shaping import rtnetlink as rt
 from dataplane.shaping.htb import (
     ETHERNET_HEADER_BYTES,
     HANDLE,
@@ -35,7 +39,9 @@ from dataplane.shaping.htb import (
     needs_tree,
     parent_minor,
 )
+from dataplane.shaping.pacing import Pace, PacedClass
 from dataplane.shaping.plan import ShapedLink, ShapingPlan
+from dataplane.shaping.rtnetlink import TcMessage, TcSocket
 
 OWNER: Final = "hostagent-t"
 IFB_PREFIX: Final = "ha-ifb"
@@ -71,6 +77,11 @@ class _Made:
     classes: dict[int, str] = field(default_factory=dict)
     queues: dict[int, str] = field(default_factory=dict)
     surplus: set[int] = field(default_factory=set)
+    paced: dict[int, PacedClass] = field(default_factory=dict)
+    paces: dict[int, Pace] = field(default_factory=dict)
+    header_bytes: int = 0
+    link_bit_s: int | None = None
+    reserved_bit_s: int = 0
 
 
 class TrafficControl:
@@ -83,14 +94,20 @@ class TrafficControl:
         self._unused: set[str] = set()
         self._idle: frozenset[int] = frozenset()
         self._kinds: frozenset[str] | None = None
+        self._paced: frozenset[str] = frozenset()
+        self._paces: dict[str, int] = {}  # their sum, by interface
+        self._kernel: TcSocket | None = None
 
-    def apply(self, plan: ShapingPlan, *, idle: frozenset[int] = frozenset()) -> dict[str, LinkShape]:
+    def apply(
+        self, plan: ShapingPlan, *, idle: frozenset[int] = frozenset(), paced: frozenset[str] = frozenset()
+    ) -> dict[str, LinkShape]:
         """By interface; those that are not there are left out. idle: see `htb.build_tree`.
 
+        paced: interfaces that need a tree for the sake of paced flows alone; nothing else is given to it then.
         A link whose qdisc could not be put back, or where the machine refuses, is `refused`; the others are shaped.
         Raises EnvironmentFault when a predecessor's changes cannot be undone, or the record cannot be written.
         """
-        self._idle = idle
+        self._idle, self._paced = idle, paced
         if self._record is None:
             restore(self._record_path)
             self._record = Record(path=self._record_path, desired=DesiredState(owner=OWNER))
@@ -119,8 +136,103 @@ class TrafficControl:
             self._drop(name, record)
         self._unused.clear()
 
+    def needs_change(self, plan: ShapingPlan) -> bool:
+        """Whether paced flows are promised so much more or less of a link by now that `apply` should share it anew."""
+        return any(
+            pacing.is_reserve_wrong(made.reserved_bit_s, self._paces.get(link.interface, 0), link.egress_bit_s)
+            for link in plan.links
+            if (made := self._made.get(link.interface)) is not None
+        )
+
+    def pace(self, wanted: Mapping[str, Mapping[int, Pace]]) -> None:
+        """These classes of paced flows and no others, by interface and minor number; no fork.
+
+        Changed ones change in place and lose no packet. An interface without a tree of ours is left out.
+        Raises EnvironmentFault: then they are as they were.
+        """
+        done: list[tuple[_Made, dict[int, PacedClass]]] = []
+        paces = self._paces
+        self._paces = {
+            name: sum(each.bit_s for each in flows.values() if each.bit_s < pacing.NO_PACE_BIT_S)
+            for name, flows in wanted.items()
+        }
+        try:
+            for name, made in self._made.items():
+                before = made.paced
+                if before or wanted.get(name):
+                    done.append((made, before))
+                    self._put_paced(name, made, self._plan_paced(made, name, wanted.get(name, {})))
+                    made.paces = dict(wanted.get(name, {}))
+        except EnvironmentFault:
+            self._paces = paces
+            for made, before in done:
+                with contextlib.suppress(EnvironmentFault):
+                    self._put_paced("", made, before, is_sure=False)
+            raise
+
+    def repace(self, wanted: Mapping[str, Mapping[int, Pace]]) -> bool:
+        """Changes these paces and leaves the others; False when all have to be said again. Raises EnvironmentFault."""
+        for name, paces in wanted.items():
+            made = self._made.get(name)
+            if made is None or not paces.keys() <= made.paced.keys():
+                return False
+            total = self._paces[name] + sum(each.bit_s - made.paces[minor].bit_s for minor, each in paces.items())
+            overbooked = (pacing.is_overbooked(each, made.link_bit_s) for each in (total, self._paces[name]))
+            if any(overbooked):
+                return False
+            classes = made.paced | self._plan_paced(made, name, paces)
+            self._put_paced(name, made, classes, only=paces)
+            self._paces[name] = total
+            made.paces |= paces
+        return True
+
+    def _plan_paced(self, made: _Made, name: str, flows: Mapping[int, Pace]) -> dict[int, PacedClass]:
+        return {
+            minor: pacing.plan_class(
+                pace,
+                mtu=made.mtu,
+                header_bytes=made.header_bytes,
+                link_bit_s=made.link_bit_s,
+                all_bit_s=self._paces.get(name, 0),
+            )
+            for minor, pace in flows.items()
+        }
+
+    def _put_paced(
+        self,
+        name: str,
+        made: _Made,
+        classes: dict[int, PacedClass],
+        *,
+        is_sure: bool = True,
+        only: Iterable[int] | None = None,
+    ) -> None:
+        """is_sure: what we put there is there. only: the others are as they were."""
+        known = made.paced if is_sure else {}
+        can_segment = self._kinds is None or "tbf" in self._kinds
+        messages: list[tuple[TcMessage, int]] = [
+            (pacing.gone_message(made.index, minor), 0)
+            for minor in (made.paced.keys() - classes.keys() if only is None else ())
+        ]
+        put = rt.CREATE | rt.REPLACE
+        for minor in classes if only is None else only:
+            each, before = classes[minor], known.get(minor)
+            if each is before or each == before:
+                continue
+            messages.append((pacing.class_message(made.index, minor, each), put))
+            if before is None or _queue_of(each) != _queue_of(before):
+                messages.append((pacing.queue_message(made.index, minor, each, can_segment=can_segment), put))
+        made.paced = classes
+        if messages:
+            self._kernel = self._kernel or TcSocket()
+            self._kernel.change_all(messages, target=f"paced flows on {name}")
+
     def restore(self) -> None:
         """Everything as it was before the first `apply`. Idempotent."""
+        if self._kernel is not None:
+            self._kernel.close()
+            self._kernel = None
+        self._paces = {}
         restore(self._record_path)
         self._record = None
         self._made.clear()
@@ -130,7 +242,7 @@ class TrafficControl:
 
     def _shape(self, plan: ShapingPlan, link: ShapedLink, found: Interface, wanted: set[str]) -> LinkShape:
         egress = needs_tree(plan, link, Direction.EGRESS)
-        if egress:
+        if egress or link.interface in self._paced:
             wanted.add(link.interface)
             has_header = found.is_ethernet or found.is_loopback
             self._put_tree(link.interface, plan, link, Direction.EGRESS, has_header=has_header)
@@ -198,7 +310,12 @@ class TrafficControl:
             sizes = build_size_table(mtu, ETHERNET_HEADER_BYTES if has_header else 0)
             qdiscs.put_ours(device, sizes, is_new=not made.mtu)
             made.mtu = mtu
-        self._put_classes(name, made, build_tree(plan, link, direction, mtu=mtu, idle=self._idle))
+        if direction is Direction.EGRESS:
+            made.header_bytes = ETHERNET_HEADER_BYTES if has_header else 0
+            made.link_bit_s = link.egress_bit_s
+            made.reserved_bit_s = pacing.reserve(self._paces.get(name, 0), link.egress_bit_s)
+        tree = build_tree(plan, link, direction, mtu=mtu, idle=self._idle, reserved_bit_s=made.reserved_bit_s)
+        self._put_classes(name, made, tree)
 
     def _save(self, device: qdiscs.Device) -> None:
         """What a former look recorded is not there any more if our tree is not."""
@@ -212,7 +329,7 @@ class TrafficControl:
         """New classes come, changed ones change in place: no packet is lost. Old ones stay, see `drop_unused`."""
         classes = {each.minor: _class_line(name, each) for each in tree.classes}
         leaves = [each for each in tree.classes if each.queue_bytes is not None]
-        surplus = qdiscs.read_minors(made.index) - set(classes)
+        surplus = qdiscs.read_minors(made.index) - set(classes) - pacing.PACED_MINORS
         # A node that becomes a leaf cannot keep its children.
         orphans = {minor for minor in surplus if parent_minor(minor) in {each.minor for each in leaves}}
         known, made.classes = made.classes, {}  # if this fails in the middle, all is said again the next time
@@ -228,6 +345,10 @@ class TrafficControl:
     def _record_or_fail(self) -> Record:
         assert self._record is not None, "nothing was applied"
         return self._record
+
+
+def _queue_of(each: PacedClass) -> tuple[int, int]:
+    return each.queue_bytes, each.longest_packet_bytes
 
 
 def _class_line(name: str, each: HtbClass) -> str:

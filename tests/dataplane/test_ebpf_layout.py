@@ -25,6 +25,7 @@ STRUCTS: dict[str, tuple[Struct | None, Struct]] = {
     "link_shapes": (layout.NUMBER, layout.LINK_SHAPE),
     "rules": (layout.NUMBER, layout.RULE),
     "classes": (layout.NUMBER, layout.TRAFFIC_CLASS),
+    "paced_flows": (layout.FLOW_KEY, layout.PACED),
     "plan": (layout.NUMBER, layout.SETTINGS),
 }
 

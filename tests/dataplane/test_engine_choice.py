@@ -75,7 +75,7 @@ def test_what_nobody_looked_at_does_not_work() -> None:
     ("lacking", "lost"),
     [
         (FeatureName.IFB, {Ability.SHAPE_INGRESS}),
-        (FeatureName.HTB, {Ability.SHAPE_EGRESS, Ability.SHAPE_INGRESS}),
+        (FeatureName.HTB, {Ability.SHAPE_EGRESS, Ability.SHAPE_INGRESS, Ability.PACE_FLOW}),
         (FeatureName.STRUCT_OPS, {Ability.PRICE_CONGESTION_CONTROL}),
         (FeatureName.FQ, set()),
     ],
