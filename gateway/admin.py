@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Annotated
 
 import aiohttp
 import msgspec
 from aiohttp import web
 
-from billpay.errors import EnvironmentFault
+from billpay.errors import EnvironmentFault, LocalProtocolError
+from billpay.sessions import MarkPrice
 
 TIMEOUT_S = 10
 
@@ -88,19 +90,33 @@ class GatewayStatus(AdminValue, frozen=True, kw_only=True):
     held_kept_nanodollars: int
     links: tuple[LinkStatus, ...]
     counters: dict[str, int]
+    mark_price: MarkPrice | None = None
+
+
+class MarkPriceChange(AdminValue, frozen=True, kw_only=True):
+    """What a mark costs from now on, as soon as it was announced."""
+
+    nanodollars_per_mark: Annotated[int, msgspec.Meta(ge=0, le=10**12)]
 
 
 class AdminServer:
-    """GET /status; whoever may open the socket may ask."""
+    """GET /status, POST /mark-price; whoever may open the socket may ask and tell."""
 
-    def __init__(self, socket: Path, status: Callable[[], Awaitable[GatewayStatus]]) -> None:
+    def __init__(
+        self,
+        socket: Path,
+        status: Callable[[], Awaitable[GatewayStatus]],
+        set_mark_price: Callable[[int], MarkPrice] | None = None,
+    ) -> None:
         self._socket = socket
         self._status = status
+        self._set_mark_price = set_mark_price
         self._runner: web.AppRunner | None = None
 
     async def start(self) -> None:
         application = web.Application()
         application.router.add_get("/status", self._get_status)
+        application.router.add_post("/mark-price", self._post_mark_price)
         self._runner = web.AppRunner(application, access_log=None, handle_signals=False)
         await self._runner.setup()
         try:
@@ -116,20 +132,44 @@ class AdminServer:
             await self._runner.cleanup()
         self._socket.unlink(missing_ok=True)
 
+    async def _post_mark_price(self, request: web.Request) -> web.Response:
+        try:
+            change = msgspec.json.decode(await request.read(), type=MarkPriceChange)
+            if self._set_mark_price is None:
+                raise LocalProtocolError("marks have no price here")
+            price = self._set_mark_price(change.nanodollars_per_mark)
+        except (msgspec.DecodeError, UnicodeDecodeError, LocalProtocolError) as error:
+            return web.Response(status=400, text=str(error))
+        return web.Response(body=msgspec.json.encode(price), content_type="application/json")
+
     async def _get_status(self, _request: web.Request) -> web.Response:
         return web.Response(body=msgspec.json.encode(await self._status()), content_type="application/json")
 
 
 async def read_status(socket: Path) -> GatewayStatus:
     """Asks a running gateway. Raises EnvironmentFault when nobody answers there."""
+    return msgspec.json.decode(await _ask(socket, "GET", "/status"), type=GatewayStatus)
+
+
+async def change_mark_price(socket: Path, nanodollars_per_mark: int) -> MarkPrice:
+    """Raises EnvironmentFault when nobody answers there, or marks have no price."""
+    body = msgspec.json.encode(MarkPriceChange(nanodollars_per_mark=nanodollars_per_mark))
+    return msgspec.json.decode(await _ask(socket, "POST", "/mark-price", body), type=MarkPrice)
+
+
+async def _ask(socket: Path, method: str, path: str, body: bytes | None = None) -> bytes:
     try:
         async with (
             aiohttp.ClientSession(
                 connector=aiohttp.UnixConnector(str(socket)), timeout=aiohttp.ClientTimeout(total=TIMEOUT_S)
             ) as session,
-            session.get("http://gateway/status") as response,
+            session.request(method, f"http://gateway{path}", data=body) as response,
         ):
-            return msgspec.json.decode(await response.read(), type=GatewayStatus)
-    except (aiohttp.ClientError, OSError, TimeoutError, msgspec.DecodeError) as error:
+            answer = await response.read()
+    except (aiohttp.ClientError, OSError, TimeoutError) as error:
         cause = getattr(getattr(error, "os_error", None), "strerror", None) or error
         raise EnvironmentFault("ask gateway at", str(socket), cause, "is it running?") from error
+    if response.status != 200:
+        cause = answer.decode("utf-8", "replace")
+        raise EnvironmentFault("tell gateway at", str(socket), cause, "see its configuration")
+    return answer

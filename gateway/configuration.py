@@ -15,12 +15,25 @@ import msgspec
 from billpay.configuration import load_toml
 from billpay.errors import ConfigurationError
 from billpay.messages import AsNumber, Name, Text
+from billpay.pricesetting import PriceTarget
 from billpay.tolls import TollSchedule
 from dataplane.links import read_link
-from gateway.plan import AlternativePlan, Ceiling, GatewayPlan, HostRole, LinkPlan, MarkingRule, Peer, RoutePlan
+from gateway.mark_prices import PricingSettings
+from gateway.plan import (
+    AlternativePlan,
+    Ceiling,
+    GatewayPlan,
+    HostRole,
+    LinkPlan,
+    MarkingRule,
+    Peer,
+    Queueing,
+    RoutePlan,
+)
 from gateway.scheduler import QUANTUM_BYTES
 
 Nanodollars = Annotated[int, msgspec.Meta(ge=0, le=10**9)]
+MARK_NANODOLLARS_MAX = 10**12
 RATE_BIT_S_MIN = 8_000
 LIMIT_BYTES_MIN = 2 * QUANTUM_BYTES
 Path_ = Annotated[str, msgspec.Meta(min_length=1, max_length=400)]
@@ -58,6 +71,15 @@ class TollSection(Section, frozen=True, kw_only=True):
     target_utilisation_ppm: Annotated[int, msgspec.Meta(ge=100_000, le=1_000_000)] = 950_000
 
 
+class MarksSection(Section, frozen=True, kw_only=True):
+    """To whom the tariff's price of a mark is pushed. With a target it follows the load of the links that mark."""
+
+    push_to: Annotated[tuple[str, ...], msgspec.Meta(max_length=256)] = ()
+    announced_ms: Annotated[int, msgspec.Meta(ge=0, le=3_600_000)] = 1_000
+    target_utilisation_ppm: Annotated[int, msgspec.Meta(ge=100_000, le=999_999)] | None = None
+    period_ms: Annotated[int, msgspec.Meta(ge=100, le=3_600_000)] = 10_000
+
+
 class CeilingSection(Section, frozen=True, kw_only=True):
     """None: no ceiling."""
 
@@ -90,6 +112,9 @@ class LinkSection(Section, frozen=True, kw_only=True):
     limit_bytes: Annotated[int, msgspec.Meta(ge=0, le=10**9)] = 0
     overhead_bytes: Annotated[int, msgspec.Meta(ge=0, le=100)] = 14
     marking: MarkingRule = MarkingRule.NONE
+    virtual_ppm: Annotated[int, msgspec.Meta(ge=100_000, le=1_000_000)] = 950_000  # of the link: a virtual queue's own
+    virtual_limit_bytes: Annotated[int, msgspec.Meta(ge=0, le=10**9)] = 0
+    queueing: Queueing = Queueing.FAIR
     role: HostRole = HostRole.PAYER  # of a host
     organisation: str = ""  # of a host; "": none
     ceiling: CeilingSection = CeilingSection()  # of a host; with the organisation's, the lower one holds
@@ -116,7 +141,7 @@ class TariffSection(Section, frozen=True, kw_only=True):
     nanodollars_per_mbit_s: Annotated[int, msgspec.Meta(ge=0)] = 0
     picodollars_per_byte: Annotated[int, msgspec.Meta(ge=0)] = 0
     bundle_bytes: Annotated[int, msgspec.Meta(ge=0)] = 0
-    nanodollars_per_mark: Annotated[int, msgspec.Meta(ge=0)] = 0
+    nanodollars_per_mark: Annotated[int, msgspec.Meta(ge=0, le=10**12)] = 0
     reset_day: Annotated[int, msgspec.Meta(ge=1, le=28)] = 1
 
 
@@ -125,6 +150,7 @@ class Configuration(Section, frozen=True, kw_only=True):
     control: ControlSection = ControlSection()
     settlement: SettlementSection = SettlementSection()
     tariff: TariffSection = TariffSection()
+    marks: MarksSection = MarksSection()
     organisations: Annotated[tuple[OrganisationSection, ...], msgspec.Meta(max_length=64)] = ()
     links: Annotated[tuple[LinkSection, ...], msgspec.Meta(min_length=1, max_length=64)]
     routes: Annotated[tuple[RouteSection, ...], msgspec.Meta(max_length=10_000)] = ()
@@ -146,7 +172,20 @@ def load(path: Path) -> Configuration:
     _check_links(path, configuration)
     _check_routes(path, configuration)
     _check_listen(path, configuration)
+    _check_marks(path, configuration)
     return configuration
+
+
+def pricing_of(configuration: Configuration) -> PricingSettings:
+    """Of marks."""
+    marks, price = configuration.marks, configuration.tariff.nanodollars_per_mark
+    target = marks.target_utilisation_ppm
+    return PricingSettings(
+        nanodollars_per_mark=price,
+        announced_ms=marks.announced_ms,
+        period_ms=marks.period_ms,
+        target=PriceTarget(utilisation_ppm=target, most_nanodollars=MARK_NANODOLLARS_MAX) if target else None,
+    )
 
 
 def plan_of(configuration: Configuration) -> GatewayPlan:
@@ -205,6 +244,9 @@ def _link_plan(link: LinkSection, ceiling: Ceiling) -> LinkPlan:
         limit_bytes=link.limit_bytes,
         overhead_bytes=link.overhead_bytes,
         marking=link.marking,
+        virtual_ppm=link.virtual_ppm,
+        virtual_limit_bytes=link.virtual_limit_bytes,
+        queueing=link.queueing,
         tunnel=_tunnel_of(link),
         tunnel_mtu_bytes=link.tunnel_mtu_bytes,
         role=link.role,
@@ -353,6 +395,20 @@ def _check_listen(path: Path, configuration: Configuration) -> None:
             raise ConfigurationError(
                 path, "control.listen", f"{text!r}: {error}", "for example 10.0.0.1:7414"
             ) from error
+
+
+def _check_marks(path: Path, configuration: Configuration) -> None:
+    marks = configuration.marks
+    for text in marks.push_to:
+        _address(path, "marks.push_to", text)
+    if not marks.push_to and marks.target_utilisation_ppm is None:
+        return
+    if configuration.tariff.kind != "per-mark" or not configuration.tariff.nanodollars_per_mark:
+        remedy = 'write [tariff] kind = "per-mark" and its nanodollars_per_mark'
+        raise ConfigurationError(path, "marks", "the tariff has no price of a mark", remedy)
+    if marks.target_utilisation_ppm and not any(link.marking is not MarkingRule.NONE for link in configuration.links):
+        remedy = "give a link its marking and rate_bit_s"
+        raise ConfigurationError(path, "marks.target_utilisation_ppm", "no link marks", remedy)
 
 
 def _address(path: Path, key: str, text: str) -> IPv4Address | IPv6Address:

@@ -22,9 +22,10 @@ from pathlib import Path
 import msgspec
 from aiohttp import web
 
-from billpay.errors import EnvironmentFault
+from billpay.errors import EnvironmentFault, LocalProtocolError
 from billpay.links import Reading
 from billpay.messages import Agreement, AgreementRequest, PriceQuote
+from billpay.sessions import MarkPrice
 from billpay.settlement import Role
 from dataplane.counters import CounterFile
 from dataplane.record import RECORD_NAME
@@ -34,13 +35,16 @@ from dataplane.startup import prepare
 from dataplane.supervisor import ReaderSupervisor, ReaderUnavailable
 from gateway.admin import AdminServer, GatewayStatus
 from gateway.commands import Alarm, Answer, AskReport, Command, Report, SetLink, Tick
-from gateway.configuration import Configuration, listen_address, load, plan_of
+from gateway.configuration import Configuration, listen_address, load, plan_of, pricing_of
 from gateway.control import ControlApi, Published
 from gateway.grant_store import STORE_NAME, GrantStore
 from gateway.granting import GrantDesk
 from gateway.kernel_state import OWNER, desired_state
+from gateway.mark_prices import MarkPricing
 from gateway.neighbours import Neighbour, Neighbours
+from gateway.plan import MarkingRule
 from gateway.publishing import descriptions_of, quote, tariff_of
+from gateway.pushing import Load, PricePusher
 from gateway.routing import Routes
 from gateway.status import status_of, total
 from neighbour.book import Book
@@ -90,6 +94,7 @@ class Gateway:
             read=self._snapshot_of_counters,
         )
         self._store_trouble = ""
+        self._prices = self._make_prices()
         self._published = Published()
         self._publish_serial = 0
         self._supervisor = ReaderSupervisor(
@@ -104,6 +109,21 @@ class Gateway:
         self._counters: CounterFile | None = None
         self._changes: set[asyncio.Task[None]] = set()
 
+    def _make_prices(self) -> PricePusher | None:
+        configuration = self._configuration
+        if configuration.tariff.kind != "per-mark":
+            return None
+        provider, unix_ms = configuration.gateway.name, time.time_ns() // 1_000_000
+        rates = {
+            link.interface: link.rate_bit_s for link in configuration.links if link.marking is not MarkingRule.NONE
+        }
+        return PricePusher(
+            MarkPricing(pricing_of(configuration), provider=provider, unix_ms=unix_ms),
+            identity=self._identity,
+            addresses=configuration.marks.push_to,
+            load_ppm=Load(rates).ppm,
+        )
+
     # --- start and stop ---------------------------------------------------------------------------------------------
 
     @contextlib.asynccontextmanager
@@ -114,7 +134,7 @@ class Gateway:
             stack.callback(self._book.close)
             stack.callback(self._grant_store.close)
             stack.callback(self._close_counters)
-            admin = AdminServer(self._configuration.admin_socket, self.status)
+            admin = AdminServer(self._configuration.admin_socket, self.status, self.set_mark_price)
             await admin.start()
             stack.push_async_callback(admin.stop)
             runner = await self._listen()
@@ -167,6 +187,8 @@ class Gateway:
             group.create_task(self._tick())
             group.create_task(self._publish())
             group.create_task(self._keep_intervals())
+            if self._prices is not None:
+                group.create_task(self._prices.work())
             for neighbour in self._neighbours.by_link.values():
                 if neighbour.role is Role.CALLER:
                     group.create_task(self._caller(neighbour).run())
@@ -340,6 +362,12 @@ class Gateway:
 
     # --- for the operator -------------------------------------------------------------------------------------------
 
+    def set_mark_price(self, nanodollars_per_mark: int) -> MarkPrice:
+        """From now on, as soon as it was announced. Raises LocalProtocolError where marks cost nothing at all."""
+        if self._prices is None:
+            raise LocalProtocolError('marks have no price here: the tariff is not of the kind "per-mark"')
+        return self._prices.set_price(nanodollars_per_mark)
+
     async def status(self) -> GatewayStatus:
         """Everything that is known, for the admin socket."""
         try:
@@ -353,4 +381,5 @@ class Gateway:
             self._snapshot_of_counters(),
             data_plane=self._supervisor.health.value,
             open_grants=report.open_grants,
+            mark_price=self._prices.newest if self._prices is not None else None,
         )

@@ -58,7 +58,7 @@ from gateway.control_traffic import is_control
 from gateway.egress import HELD_PACKETS_MAX, PRICE_PERIOD_NS, Held, LinkState
 from gateway.marking import is_ect, with_ce
 from gateway.payments import Grants, Unpaid
-from gateway.plan import GatewayPlan, HostRole, Peer
+from gateway.plan import GatewayPlan, HostRole, Peer, Queueing
 from gateway.routing import Alternative, Route, Routes
 from gateway.scheduler import Waiting
 from gateway.tunnelling import Nothing
@@ -410,7 +410,10 @@ class GatewayCore:
         if left:
             self._counters.add(self._waiting, left)
         held = Held(verdict, inject, left)
-        waiting = Waiting(item=held, size_bytes=size, flow=flow_key(payload), service_class=service_class)
+        if egress.plan.queueing is Queueing.FIFO:
+            waiting = Waiting(item=held, size_bytes=size, flow=None, service_class=CLASS_UNPAID)
+        else:
+            waiting = Waiting(item=held, size_bytes=size, flow=flow_key(payload), service_class=service_class)
         for dropped in scheduler.offer(waiting):
             self._drop(egress, dropped.item, actions)
 

@@ -12,7 +12,9 @@ ECN_MASK = 3
 
 def marking_of(plan: LinkPlan, limit_bytes: int) -> Marking | None:
     """The rule that the link's configuration names, for its rate and queue."""
-    link = VirtualLink(capacity_bytes_per_s=plan.rate_bit_s // 8, buffer_bytes=limit_bytes)
+    rate = plan.rate_bit_s // 8
+    buffer = plan.virtual_limit_bytes or limit_bytes
+    link = VirtualLink(capacity_bytes_per_s=rate, buffer_bytes=buffer, theta_ppm=plan.virtual_ppm)
     match plan.marking:
         case MarkingRule.NONE:
             return None

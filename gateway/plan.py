@@ -35,6 +35,13 @@ class MarkingRule(enum.Enum):
     REM = "rem"
 
 
+class Queueing(enum.Enum):
+    """Who leaves first where packets wait."""
+
+    FAIR = "fair"  # by what they pay, then flow by flow (`scheduler`)
+    FIFO = "fifo"  # as they came, whoever they are: every difference is then made by the hosts
+
+
 class HostRole(enum.Enum):
     """What a host may do with money, whatever its secretary signs (BP-41: servers and mirrors)."""
 
@@ -84,6 +91,9 @@ class LinkPlan:
     limit_bytes: int = 0
     overhead_bytes: int = 14
     marking: MarkingRule = MarkingRule.NONE
+    virtual_ppm: int = 950_000
+    virtual_limit_bytes: int = 0  # of the buffer that virtual_ppm is of; 0: the real one
+    queueing: Queueing = Queueing.FAIR
     tunnel: tuple[bytes, bytes] | None = None  # our and the neighbour's packed addresses
     tunnel_mtu_bytes: int = 1500  # what the network between us takes whole
     role: HostRole = HostRole.PAYER

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from billpay.links import DifferenceLine, Direction
+from billpay.sessions import MarkPrice
 from billpay.settlement import Role
 from gateway.admin import GatewayStatus, LinkStatus, LossLine, SettlementLine
 from gateway.commands import LinkReport
@@ -26,6 +27,7 @@ def status_of(
     *,
     data_plane: str,
     open_grants: int,
+    mark_price: MarkPrice | None = None,
 ) -> GatewayStatus:
     return GatewayStatus(
         name=configuration.gateway.name,
@@ -38,6 +40,7 @@ def status_of(
             for section in configuration.links
         ),
         counters={name: value for name, value in counters.items() if not name.startswith("grant/")},
+        mark_price=mark_price,
     )
 
 

@@ -44,7 +44,7 @@ from billpay.header import ISP_WRITTEN, Slot, user_oad
 from billpay.messages import GrantKind
 from billpay.packet import checksum16
 from gateway.commands import AskReport, Report, SetLink
-from gateway.plan import GatewayPlan
+from gateway.plan import GatewayPlan, Queueing
 
 BOTH = [(A_V4, B_V4), (A_V6, B_V6)]
 both_families = pytest.mark.parametrize("addresses", BOTH, ids=["ipv4", "ipv6"])
@@ -117,6 +117,21 @@ def test_figure_1(addresses: tuple[str, str]) -> None:
         gateway.assert_conserved()
     for seen in network.wire:
         parsed(seen.payload) if header_of(seen.payload) is None else assert_lengths(seen.payload)
+
+
+@pytest.mark.parametrize("queueing", list(Queueing))
+def test_a_fifo_lets_go_what_came_first_whoever_it_is(queueing: Queueing) -> None:
+    link = {"rate_bit_s": 1_000_000, "limit_bytes": 60_000, "queueing": queueing}
+    gateway = Gateway(plan_edge(Y, toll=fixed(1), to_b=link))
+    gateway.agree()
+    flood = [plain(A_V4, B_V4, sport=1, size=900) for _ in range(10)]
+    gateway.deliver("toX", *flood, plain(A_V4, B_V4, sport=2, size=900), named(plain(A_V4, B_V4, sport=3), 20, by=X))
+    for _ in range(20):
+        gateway.plane.advance(10 * MS)
+    ports = [parsed(each.payload)["UDP"].sport for each in gateway.plane.out]
+    came = [*[1] * 10, 2, 3]
+    assert sorted(ports) == sorted(came)
+    assert (ports == came) is (queueing is Queueing.FIFO)
 
 
 def congested_y() -> GatewayPlan:
