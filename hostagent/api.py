@@ -8,8 +8,11 @@ bytes at the IP layer, a megabyte is 10^6 bytes.
 from __future__ import annotations
 
 import enum
+from typing import Annotated
 
 import msgspec
+
+from pricereactor.policy import TaskPolicy
 
 SOCKET_NAME = "hostagent.sock"
 
@@ -438,6 +441,72 @@ class Paths(ApiValue, frozen=True, kw_only=True):
     alternatives: tuple[PathAlternative, ...] = ()
 
 
+class SessionRequest(Telling, frozen=True, kw_only=True):
+    """A program (or a person) asks that a flow follow the price of congestion. The policy never leaves this host.
+
+    `sends`: the flow leaves this host; else it arrives here, and only `pays` makes sense of it. `pays`: this end's
+    policy decides. `adapts`: the program keeps to the target itself, nothing paces it. Either the name of a `task` of
+    the configuration, or a `policy`.
+    """
+
+    protocol: Annotated[str, msgspec.Meta(pattern=r"^(tcp|udp)$")]
+    local: str
+    local_port: Annotated[int, msgspec.Meta(ge=1, le=65535)]
+    remote: str
+    remote_port: Annotated[int, msgspec.Meta(ge=1, le=65535)]
+    sends: bool = True
+    pays: bool = True
+    adapts: bool = False
+    task: str = ""
+    policy: TaskPolicy | None = None
+
+
+class SessionWorth(Telling, frozen=True, kw_only=True):
+    """POST /v1/sessions/worth: what a session is worth to its person from now on, against what its policy says.
+
+    Its budgets, its price ceiling and its other limits stay. 1,000,000: as the policy says.
+    """
+
+    session: Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{32}$")]
+    worth_ppm: Annotated[int, msgspec.Meta(ge=10_000, le=100_000_000)]
+
+
+class Session(ApiValue, frozen=True, kw_only=True):
+    """A flow that follows the price of congestion, as its person and its program see it.
+
+    `number` grows with every change: ask with it to wait for the next one. `source`: what says the price ("receiver
+    marks", …; "" nothing yet); `billed`: that is what is charged, else an estimate of the sender's.
+    """
+
+    session: str
+    number: int
+    flow: str  # as `Flow.flow`
+    program: str = ""
+    task: str
+    kind: str
+    sends: bool
+    pays: bool
+    adapts: bool
+    verdict: str  # "go", "pause", "stop", "let go"
+    target_bit_s: int | None = None  # None: nobody paces it
+    level: int | None = None  # of a ladder, from 0
+    rate_bit_s: int = 0  # that arrives, over the last intervals
+    source: str = ""
+    billed: bool = False
+    nanodollars_per_mark: int | None = None  # None: no price is known
+    marked_ppm: int | None = None
+    price_nanodollars_per_mb: int | None = None
+    packets: int = 0
+    marks: int = 0
+    spent_nanodollars: int = 0
+    spent_today_nanodollars: int = 0  # of its task
+    session_budget_nanodollars: int | None = None
+    day_budget_nanodollars: int | None = None
+    worth_ppm: int = 1_000_000  # what a person said while it runs, against what its policy says
+    reason: str = ""
+    since_unix_s: int = 0
+
+
 class Snapshot(ApiValue, frozen=True, kw_only=True):
     sequence: int
     unix_s: int
@@ -455,3 +524,4 @@ class Snapshot(ApiValue, frozen=True, kw_only=True):
     worths: tuple[Worth, ...] = ()
     notices: tuple[Notice, ...] = ()  # the latest last
     rules: tuple[Rule, ...] = ()
+    sessions: tuple[Session, ...] = ()  # the latest first

@@ -20,7 +20,7 @@ import msgspec
 from billpay.errors import BillpayError, RemoteProtocolError
 from hostagent import api
 from hostagent.desk import HistoryQuery, Refused
-from hostagent.endpoints import EVENT_STREAM, Problem, Trust
+from hostagent.endpoints import EVENT_STREAM, Problem, SessionEnd, Trust
 
 ANSWER_BYTES_MAX: Final = 16 << 20  # of one answer, or of one line of events
 PROBLEM_BYTES_MAX: Final = 4 << 10
@@ -134,6 +134,9 @@ class LocalClient:
     async def paths(self) -> api.Paths:
         return await self._get("/v1/paths", api.Paths)
 
+    async def sessions(self) -> tuple[api.Session, ...]:
+        return await self._get("/v1/sessions", tuple[api.Session, ...])
+
     async def questions(self) -> tuple[api.Question, ...]:
         return await self._get("/v1/questions", tuple[api.Question, ...])
 
@@ -168,6 +171,10 @@ class LocalClient:
     async def replay(self, since_unix_s: int, until_unix_s: int) -> tuple[api.ReplayLine, ...]:
         return await self._get("/v1/replay", tuple[api.ReplayLine, ...], since=since_unix_s, until=until_unix_s)
 
+    async def session(self, session: str, *, after: int = 0, wait_s: int = 0) -> api.Session:
+        """With `after`: its next change, or as it is when `wait_s` are over."""
+        return await self._get("/v1/session", api.Session, session=session, after=after, wait_s=wait_s)
+
     # --- changes ------------------------------------------------------------------------------------------------------
 
     async def answer(self, answer: api.Answer) -> None:
@@ -191,6 +198,17 @@ class LocalClient:
     async def reload(self) -> None:
         """Has the configuration read again; Refused, and nothing changes, when it is wrong."""
         await self._change("POST", "/v1/reload")
+
+    async def open_session(self, request: api.SessionRequest) -> api.Session:
+        """A flow follows the price of congestion from now on."""
+        return _decoded(await self._ask("POST", "/v1/sessions", body=msgspec.json.encode(request)), api.Session)
+
+    async def end_session(self, session: str) -> None:
+        await self._change("POST", "/v1/sessions/end", SessionEnd(session=session))
+
+    async def set_session_worth(self, change: api.SessionWorth) -> None:
+        """What it is worth against its policy; its limits stay."""
+        await self._change("POST", "/v1/sessions/worth", change)
 
     async def stop(self) -> None:
         await self._change("POST", "/v1/stop")

@@ -33,6 +33,7 @@ from dataplane.shaping.plan import (
 from hostagent.api import SOCKET_NAME
 from hostagent.payments.plan import INPUT_QUEUE, OUTPUT_QUEUE, HostPlan, UplinkPlan
 from hostagent.sharing.policy import KindTerms, NamedRule, Source, rules_of_kinds
+from pricereactor.policy import TaskPolicy, check_all
 from secretary.kinds import NANODOLLARS_PER_MB_OF_ONE_PER_GB, shipped_kinds
 
 OWNER = "billpay-ho"
@@ -176,6 +177,28 @@ class RuleSection(Section, frozen=True, kw_only=True):
     ports: Annotated[str, msgspec.Meta(pattern=r"^([0-9]{1,5}(-[0-9]{1,5})?)?$")] = ""
 
 
+class SessionSection(Section, frozen=True, kw_only=True):
+    """Which flows follow the price of congestion, under the policy of a task. All that is given must hold."""
+
+    task: Annotated[str, msgspec.Meta(max_length=32)] = ""
+    program: Annotated[str, msgspec.Meta(max_length=400)] = ""
+    unit: Annotated[str, msgspec.Meta(max_length=94)] = ""
+    run_task: Annotated[str, msgspec.Meta(max_length=32)] = ""  # the label of `hostagent run`
+    protocol: Literal["tcp", "udp"] = "tcp"
+    remote: Annotated[str, msgspec.Meta(max_length=50)] = ""
+    ports: Annotated[str, msgspec.Meta(pattern=r"^([0-9]{1,5}(-[0-9]{1,5})?)?$")] = ""
+    sends: bool = True  # what leaves; else what arrives, which we pay for
+    pays: bool = True  # False: of what leaves, its receiver pays and says the rate; then no task is named
+
+
+class ProviderSection(Section, frozen=True, kw_only=True):
+    """Who charges for marks. With a certificate it may push its price, without one it is as said here."""
+
+    name: Name
+    certificate: str = ""
+    nanodollars_per_mark: Annotated[int, msgspec.Meta(ge=0, le=10**12)] | None = None
+
+
 class Configuration(Section, frozen=True, kw_only=True):
     agent: AgentSection
     api: ApiSection = ApiSection()
@@ -188,6 +211,9 @@ class Configuration(Section, frozen=True, kw_only=True):
     uplinks: Annotated[tuple[UplinkSection, ...], msgspec.Meta(max_length=16)] = ()
     peers: Annotated[tuple[PeerSection, ...], msgspec.Meta(max_length=1000)] = ()
     links: Annotated[tuple[LinkSection, ...], msgspec.Meta(max_length=LINKS_MAX)] = ()
+    tasks: Annotated[tuple[TaskPolicy, ...], msgspec.Meta(max_length=64)] = ()
+    sessions: Annotated[tuple[SessionSection, ...], msgspec.Meta(max_length=64)] = ()
+    providers: Annotated[tuple[ProviderSection, ...], msgspec.Meta(max_length=16)] = ()
     classes: Annotated[tuple[ClassSection, ...], msgspec.Meta(max_length=CLASSES_MAX - 2)] = ()
     rules: Annotated[tuple[RuleSection, ...], msgspec.Meta(max_length=RULES_MAX)] = ()
 
@@ -218,6 +244,7 @@ def load(path: Path) -> Configuration:
                 remedy = "name each uplink and interface once"
                 raise ConfigurationError(path, f"uplinks[{number}]", f"{value!r} is used twice", remedy)
         seen.update({uplink.name, uplink.interface})
+    _check_sessions(path, configuration)
     for number, peer in enumerate(configuration.peers):
         for text in peer.addresses:
             try:
@@ -226,6 +253,38 @@ def load(path: Path) -> Configuration:
                 key = f"peers[{number}].addresses"
                 raise ConfigurationError(path, key, str(error), "write IPv4 or IPv6 addresses") from error
     return configuration
+
+
+def ports_of(text: str) -> tuple[int, int] | None:
+    """First and last; of one port, it twice."""
+    first, _, last = text.partition("-")
+    return (int(first), int(last or first)) if text else None
+
+
+def _check_sessions(path: Path, configuration: Configuration) -> None:
+    check_all(configuration.tasks, where=path)
+    names = {task.name for task in configuration.tasks}
+    for number, session in enumerate(configuration.sessions):
+        if not session.pays and (session.task or not session.sends):
+            remedy = "only what leaves can be paid for by its receiver, and the policy is the receiver's then"
+            raise ConfigurationError(path, f"sessions[{number}].pays", "is false here", remedy)
+        if session.pays and session.task not in names:
+            remedy = "name one of the [[tasks]]"
+            raise ConfigurationError(path, f"sessions[{number}].task", f"there is no task {session.task!r}", remedy)
+        ports = ports_of(session.ports)
+        if ports is not None and not ports[0] <= ports[1] <= 65535:
+            key = f"sessions[{number}].ports"
+            raise ConfigurationError(path, key, f"{session.ports!r}", "write a port, or first-last")
+        try:
+            if session.remote:
+                ip_network(session.remote, strict=False)
+        except ValueError as error:
+            remedy = "write an address or a prefix"
+            raise ConfigurationError(path, f"sessions[{number}].remote", str(error), remedy) from error
+    for number, provider in enumerate(configuration.providers):
+        if not provider.certificate and provider.nanodollars_per_mark is None:
+            remedy = "give its certificate, or nanodollars_per_mark"
+            raise ConfigurationError(path, f"providers[{number}]", "its price can never be known", remedy)
 
 
 def default_configuration(state_directory: Path, socket: Path) -> Configuration:
@@ -348,12 +407,9 @@ def _match(section: RuleSection, path: Path, key: str) -> Match:
             ip_network(section.remote, strict=False)
         except ValueError as error:
             raise ConfigurationError(path, f"{key}.remote", str(error), "write an address or a prefix") from error
-    ports = None
-    if section.ports:
-        first, _, last = section.ports.partition("-")
-        ports = (int(first), int(last or first))
-        if not ports[0] <= ports[1] <= 65535:
-            raise ConfigurationError(path, f"{key}.ports", f"{section.ports!r}", "write a port, or first-last")
+    ports = ports_of(section.ports)
+    if ports is not None and not ports[0] <= ports[1] <= 65535:
+        raise ConfigurationError(path, f"{key}.ports", f"{section.ports!r}", "write a port, or first-last")
     return Match(
         program=section.program or None,
         unit=section.unit or None,

@@ -28,6 +28,7 @@ from dataplane.engines import TRAFFIC_CONTROL_RECORD, makers
 from dataplane.hardening import Capability, drop_capabilities, forbid_loading_programs
 from dataplane.host_engine import EngineName
 from dataplane.links import read_limit, read_link
+from dataplane.metering import UNATTRIBUTED
 from dataplane.rules import restore
 from dataplane.service import serve
 from dataplane.shaping.plan import ShapingPlan
@@ -39,13 +40,17 @@ from hostagent.history.values import Payment
 from hostagent.notices import Notices
 from hostagent.permissions import Permissions, permissions_of
 from hostagent.rates import MeasuredRates
+from hostagent.reacting.beginning import EVERYWHERE, providers_of, session_rules_of
+from hostagent.reacting.naming import key_of
+from hostagent.reacting.reacting import Reacting
 from hostagent.said import Said
 from hostagent.server import LocalServer
 from hostagent.steering import Steering
-from hostagent.traffic import Second, Traffic
+from hostagent.traffic import Second, Traffic, flow_text, name_of
 from hostagent.views import SteeredView, snapshot_of
 from hostagent.whereabouts import Whereabouts
 from hostagent.why import explain, find_flow
+from neighbour.identity import NodeIdentity
 from secretary.clock import Clock, SystemClock
 from secretary.transfers import Transfer
 
@@ -54,6 +59,8 @@ if TYPE_CHECKING:
 
 
 LOG = logging.getLogger("hostagent")
+LAUNCH_S = 0.2
+SECOND_S = 1.0
 
 
 async def run(
@@ -142,6 +149,10 @@ class Agent:
         self._counting: Counting | None = None
         if configuration.links or not configuration.uplinks:
             self._counting = self._make_counting(first)
+        self._reacting: Reacting | None = None
+        self._session_rules = session_rules_of(configuration)
+        if self._counting is not None:
+            self._reacting = self._make_reacting(self._counting.traffic)
         self._paying: Paying | None = None
         if configuration.uplinks:
             from hostagent.payments.paying import Paying  # a third of the start, and needless for most
@@ -158,6 +169,27 @@ class Agent:
         self._usage = Verdict()
         self._sequence = 0
         self._started_unix_s = self._clock.unix_s()
+
+    def _make_reacting(self, traffic: Traffic) -> Reacting:
+        """Without peers and providers there is nobody to listen to."""
+        configuration = self._configuration
+        directory = configuration.state_directory
+        return Reacting(
+            peers=configuration.peers,
+            identity=NodeIdentity.load_or_create(directory, name=configuration.agent.name),
+            engine=traffic.running_engine,
+            directory=directory,
+            clock=self._clock,
+            tasks={task.name: task for task in configuration.tasks},
+            prices=providers_of(configuration),
+            on_change=self._server.changed,
+            say=lambda code, message: self._notices.say(self._clock.unix_s(), code, message),
+            acts=self._acts,
+            listen=EVERYWHERE if configuration.peers or configuration.providers else (),
+        )
+
+    def _acts(self) -> bool:
+        return self._counting is not None and self._counting.steering.said.mode.acts
 
     def _make_counting(self, first: api.ModeChange | None) -> Counting:
         configuration, clock, notices = self._configuration, self._clock, self._notices
@@ -204,6 +236,8 @@ class Agent:
                 await stack.enter_async_context(self._counting.running())
                 if self._gives_up:
                     give_up_loading(keeps_programs=self._counting.traffic.engine is EngineName.EBPF)
+            if self._reacting is not None:
+                await stack.enter_async_context(self._reacting.running())
             if self._paying is not None:
                 await stack.enter_async_context(self._paying.running())
             await self._server.start()
@@ -213,9 +247,25 @@ class Agent:
     async def work(self) -> None:
         """Runs until cancelled; a fault in any part ends it all."""
         async with asyncio.TaskGroup() as group:
-            for part in (self._counting, self._paying):
+            for part in (self._counting, self._reacting, self._paying):
                 if part is not None:
                     group.create_task(part.work())
+            if self._session_rules:
+                group.create_task(self._launch_sessions())
+
+    async def _launch_sessions(self) -> None:
+        """A flow that a rule names should not run for a second as if congestion cost nothing."""
+        assert self._counting is not None, "rules are about what is counted"
+        assert self._reacting is not None, "it is there wherever something is counted"
+        traffic = self._counting.traffic
+        while True:
+            await asyncio.sleep(LAUNCH_S if traffic.has_few_flows else SECOND_S)
+            try:
+                flows = await traffic.running_engine().flows()
+                named = [(flow, traffic.program_of(flow) or UNATTRIBUTED) for flow in flows]
+                await self._reacting.match(self._session_rules, named)
+            except EnvironmentFault as fault:  # an interface that goes: the next look sees it
+                LOG.warning("%s", fault)
 
     async def _on_second(self, second: Second) -> None:
         assert self._counting is not None, "it was just read"
@@ -298,6 +348,7 @@ class Agent:
             steered=counting.view() if counting is not None else None,
             notices=self._notices.all(),
             usage=self._usage,
+            sessions=self._reacting.sessions() if self._reacting is not None else (),
         )
 
     def why(self, flow: str) -> api.Why:
@@ -325,6 +376,21 @@ class Agent:
 
     async def replay(self, since_unix_s: int, until_unix_s: int) -> tuple[api.ReplayLine, ...]:
         return await self._counting_part().books.replay(since_unix_s, until_unix_s)
+
+    async def session(self, session: str, after: int, wait_s: int) -> api.Session:
+        return await self._reacting_part().wait(session, after, wait_s)
+
+    async def open_session(self, request: api.SessionRequest) -> api.Session:
+        traffic = self._counting_part().traffic
+        meter = traffic.meter_of(flow_text(key_of(request)))
+        program = name_of(traffic.program_of(meter)) if meter is not None else ""
+        return await self._reacting_part().open(request, program=program)
+
+    async def end_session(self, session: str) -> None:
+        await self._reacting_part().close(session)
+
+    async def set_session_worth(self, change: api.SessionWorth) -> None:
+        await self._reacting_part().revalue(change.session, change.worth_ppm)
 
     async def answer(self, answer: api.Answer) -> None:
         counting = self._counting_part()
@@ -363,7 +429,19 @@ class Agent:
         given = self._configuration.agent  # where it is and listens may have been said with the start
         agent = msgspec.structs.replace(new.agent, socket=given.socket, state_directory=given.state_directory)
         new = msgspec.structs.replace(new, agent=agent)
-        for name in ("agent", "uplinks", "peers", "secretary", "settlement", "paths", "history", "discovery"):
+        for name in (
+            "agent",
+            "uplinks",
+            "peers",
+            "secretary",
+            "settlement",
+            "paths",
+            "history",
+            "discovery",
+            "tasks",
+            "sessions",
+            "providers",
+        ):
             if getattr(new, name) != getattr(self._configuration, name):
                 raise Refused("needs-restart", f"[{name}] is read at the start only: restart the agent")
         if new.api.metrics_listen != self._configuration.api.metrics_listen:
@@ -381,6 +459,11 @@ class Agent:
 
     async def stop(self) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
+
+    def _reacting_part(self) -> Reacting:
+        self._counting_part()
+        assert self._reacting is not None, "it is there wherever something is counted"
+        return self._reacting
 
     def _counting_part(self) -> Counting:
         if self._counting is None:

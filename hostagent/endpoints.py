@@ -19,6 +19,8 @@ BODY_BYTES_MAX: Final = 4096
 ROWS_MAX: Final = 10_000
 NANODOLLARS_PER_MB_MAX: Final = 10**15
 TRIAL_S_MAX: Final = 24 * 3600
+SESSION_WAIT_S_MAX: Final = 30
+SESSION_ID: Final = r"^[0-9a-f]{32}$"
 HISTORY_S: Final = 30 * 24 * 3600  # unless a question says since when
 JSON: Final = "application/json"
 EVENT_STREAM: Final = "text/event-stream"
@@ -72,6 +74,20 @@ class ReplayQuestion(PastQuestion, frozen=True, kw_only=True):
     """Nothing but the stretch."""
 
 
+class SessionQuestion(Request, frozen=True, kw_only=True):
+    """`after`: the `number` of what is known already; then it is answered at the next change, or after `wait_s`."""
+
+    session: Annotated[str, msgspec.Meta(pattern=SESSION_ID)]
+    after: Annotated[int, msgspec.Meta(ge=0, le=2**62)] = 0
+    wait_s: Annotated[int, msgspec.Meta(ge=0, le=SESSION_WAIT_S_MAX)] = 0
+
+
+class SessionEnd(Request, frozen=True, kw_only=True):
+    """POST /v1/sessions/end: nobody paces its flow any more."""
+
+    session: Annotated[str, msgspec.Meta(pattern=SESSION_ID)]
+
+
 class Trust(Request, frozen=True, kw_only=True):
     """POST /v1/trust: the gateway's fingerprint that a person compared."""
 
@@ -98,6 +114,7 @@ class Endpoint:
     query: type[msgspec.Struct] | None = None
     body: type[msgspec.Struct] | None = None
     media_type: str = JSON
+    waits: bool = False  # for something to happen: it holds nobody else up
 
     @property
     def name(self) -> str:
@@ -127,6 +144,7 @@ PARTS: Final = (
     _part("accounts", api.Accounts, "with the neighbours, and of this host"),
     _part("paths", api.Paths, "alternatives towards the destinations that we pay towards"),
     _part("questions", tuple[api.Question, ...], "flows that wait for an answer"),
+    _part("sessions", tuple[api.Session, ...], "flows that follow the price of congestion"),
 )
 """Each is the field of the same name of a Snapshot."""
 
@@ -161,6 +179,14 @@ QUESTIONS: Final = (
         answer=tuple[api.ReplayLine, ...],
         summary="what that history would have cost under each tariff",
     ),
+    Endpoint(
+        method="GET",
+        path="/v1/session",
+        query=SessionQuestion,
+        answer=api.Session,
+        summary="a flow that follows the price of congestion, now or at its next change",
+        waits=True,
+    ),
 )
 
 CHANGES: Final = (
@@ -170,9 +196,18 @@ CHANGES: Final = (
     _change("POST", "trust", Trust, "takes a gateway's key for the right one"),
     _change("POST", "forget", api.Forget, "deletes a name out of history, or all of it"),
     _change("POST", "reload", Nothing, "reads the configuration again; nothing changes when it is wrong"),
+    _change("POST", "sessions/end", SessionEnd, "nobody paces its flow any more"),
+    _change("POST", "sessions/worth", api.SessionWorth, "what a session is worth from now on; its limits stay"),
     _change("POST", "stop", Nothing, "ends the agent in good order"),
 )
 
+OPEN_SESSION: Final = Endpoint(
+    method="POST",
+    path="/v1/sessions",
+    body=api.SessionRequest,
+    answer=api.Session,
+    summary="a flow follows the price of congestion from now on",
+)
 EVENTS: Final = Endpoint(
     method="GET",
     path="/v1/events",
@@ -185,7 +220,7 @@ METRICS: Final = Endpoint(
     method="GET", path="/metrics", answer=str, media_type=METRICS_TEXT, summary="for Prometheus: docs/metrics.md"
 )
 
-ENDPOINTS: Final = (*PARTS, WHOLE, *QUESTIONS, *CHANGES, EVENTS, OPENAPI, METRICS)
+ENDPOINTS: Final = (*PARTS, WHOLE, *QUESTIONS, *CHANGES, OPEN_SESSION, EVENTS, OPENAPI, METRICS)
 
 
 def out_of_bounds(change: object) -> str | None:

@@ -8,6 +8,7 @@ on when the one who asked for it leaves.  Refuses to know what an answer means: 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import socket as sockets
 import time
@@ -180,6 +181,7 @@ class LocalServer:
         answers = self._answers()
         routes |= {each: self._answer_question(each, answers[each.name]) for each in endpoints.QUESTIONS}
         routes |= {each: self._make_change(each, answers[each.name]) for each in endpoints.CHANGES}
+        routes[endpoints.OPEN_SESSION] = self._make_change(endpoints.OPEN_SESSION, self._desk.open_session)
         routes[endpoints.EVENTS] = self._events
         routes[endpoints.OPENAPI] = _answer_openapi  # made when somebody asks
         routes[endpoints.METRICS] = self._answer_metrics
@@ -202,6 +204,9 @@ class LocalServer:
             "history": history,
             "statement": lambda question: desk.statement(question.month),
             "replay": replay,
+            "session": lambda question: desk.session(question.session, question.after, question.wait_s),
+            "end": lambda body: desk.end_session(body.session),
+            "worth": desk.set_session_worth,
             "answers": desk.answer,
             "mode": desk.set_mode,
             "worths": desk.set_worth,
@@ -221,7 +226,7 @@ class LocalServer:
     def _answer_question(self, endpoint: Endpoint, ask: Callable[[Any], Awaitable[object]]) -> Handler:
         async def handler(request: web.Request) -> web.StreamResponse:
             question = answering.parameters(request, endpoint)
-            async with self._thinking:
+            async with contextlib.nullcontext() if endpoint.waits else self._thinking:
                 answer = await answering.of_desk(lambda: ask(question))
             return await answering.send(request, msgspec.json.encode(answer))
 
@@ -231,18 +236,18 @@ class LocalServer:
         async def handler(request: web.Request) -> web.StreamResponse:
             answering.no_query(request)
             body = await answering.body(request, endpoint)
-            await self._to_its_end(answering.of_desk(lambda: change(body)))
+            answer = await self._to_its_end(answering.of_desk(lambda: change(body)))
             self.changed()
-            return await answering.send(request, b"{}")
+            return await answering.send(request, b"{}" if answer is None else msgspec.json.encode(answer))
 
         return handler
 
-    async def _to_its_end(self, change: Coroutine[Any, Any, object]) -> None:
+    async def _to_its_end(self, change: Coroutine[Any, Any, object]) -> object:
         """Even if the one who asked leaves: half a change is worse than a change that nobody waits for."""
         task = asyncio.get_running_loop().create_task(change)
         self._changes.add(task)
         task.add_done_callback(self._changes.discard)
-        await asyncio.shield(task)
+        return await asyncio.shield(task)
 
     async def _answer_metrics(self, request: web.Request) -> web.StreamResponse:
         answering.no_query(request)

@@ -246,6 +246,15 @@ class Traffic:
     def open_questions(self) -> tuple[api.Question, ...]:
         return self._questions
 
+    @property
+    def has_few_flows(self) -> bool:
+        """They can be looked at often."""
+        return self._reading is None or self._reading.flows_tracked <= FEW_FLOWS
+
+    def running_engine(self) -> HostEngine:
+        """For those who ask it about single flows; started."""
+        return self._running()
+
     def _running(self) -> HostEngine:
         assert self._engine is not None, "it is started first"
         return self._engine

@@ -55,6 +55,7 @@ def snapshot_of(
     steered: SteeredView | None = None,
     notices: tuple[api.Notice, ...] = (),
     usage: Verdict = NOT_MEASURED,
+    sessions: tuple[api.Session, ...] = (),
 ) -> api.Snapshot:
     flows = paid.flows if paid is not None else ()
     return api.Snapshot(
@@ -80,6 +81,7 @@ def snapshot_of(
         worths=steered.steering.said.view() if steered is not None else (),
         rules=steered.steering.rules.view() if steered is not None else (),
         notices=notices,
+        sessions=sessions,
     )
 
 

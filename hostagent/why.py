@@ -25,6 +25,7 @@ def explain(snapshot: api.Snapshot, flow: api.Flow, rule: api.Rule | None) -> ap
     if network is not None:
         lines.append(("network", f"{network.title}; {_metered_text(network)}"))
     lines += [("budget", f"{budget.name}: {budget.reason}") for budget in snapshot.budgets if budget.reason]
+    lines += [("session", _session_text(session)) for session in snapshot.sessions if session.flow == flow.flow]
     if flow.rule:
         lines.append(("payment", f"{flow.rule}: {show_nanodollars(flow.amount_nanodollars)} a packet; {flow.reason}"))
     else:
@@ -49,3 +50,10 @@ def find_flow(flows: tuple[api.Flow, ...], wanted: str) -> api.Flow:
 def _metered_text(network: api.Network) -> str:
     word = {True: "metered", False: "not metered", None: "whether it is metered is not known"}[network.metered]
     return f"{word}: {network.metered_because}" if network.metered_because else word
+
+
+def _session_text(session: api.Session) -> str:
+    """It paces the flow, whatever its share would be."""
+    target = "no target" if session.target_bit_s is None else f"target {session.target_bit_s} bit/s"
+    by = f"task {session.task}" if session.pays else "the far end, which pays"
+    return f"by {by}: {session.verdict}, {target}; {session.reason}"

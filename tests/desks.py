@@ -29,6 +29,7 @@ LISTED: dict[str, type[msgspec.Struct]] = {
     "worths": api.Worth,
     "notices": api.Notice,
     "rules": api.Rule,
+    "sessions": api.Session,
 }
 WHOLE_PARTS = [field.name for field in msgspec.structs.fields(api.Snapshot) if field.name not in ("sequence", "unix_s")]
 T = TypeVar("T")
@@ -80,6 +81,20 @@ class FakeDesk:
     async def replay(self, since_unix_s: int, until_unix_s: int) -> tuple[api.ReplayLine, ...]:
         self._take((since_unix_s, until_unix_s))
         return (example(api.ReplayLine),)
+
+    async def session(self, session: str, after: int, wait_s: int) -> api.Session:
+        self._take((session, after, wait_s))
+        return example(api.Session)
+
+    async def open_session(self, request: api.SessionRequest) -> api.Session:
+        self._take(request)
+        return example(api.Session)
+
+    async def end_session(self, session: str) -> None:
+        self._take(session)
+
+    async def set_session_worth(self, change: api.SessionWorth) -> None:
+        self._take(change)
 
     async def answer(self, answer: api.Answer) -> None:
         self._take(answer)

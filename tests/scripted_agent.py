@@ -66,6 +66,20 @@ class ScriptedDesk:
             api.ReplayLine(tariff="flat", nanodollars=29_900_000_000, reason="one month"),
         )
 
+    async def session(self, session: str, after: int, wait_s: int) -> api.Session:
+        self.asked.append((session, after, wait_s))
+        return next(each for each in self.shown.sessions if each.session == session)
+
+    async def open_session(self, request: api.SessionRequest) -> api.Session:
+        self._take(request)
+        return self.shown.sessions[0]
+
+    async def end_session(self, session: str) -> None:
+        self._take(session)
+
+    async def set_session_worth(self, change: api.SessionWorth) -> None:
+        self._take(change)
+
     async def answer(self, answer: api.Answer) -> None:
         self._take(answer)
 

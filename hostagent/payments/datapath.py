@@ -64,7 +64,7 @@ from hostagent.payments.flowtable import Allowance, FlowRecord, FlowTable, key_o
 from hostagent.payments.plan import OUTPUT_QUEUE, HostPlan, UplinkPlan
 
 TCP, UDP = 6, 17
-SYN = 2
+SYN, RST = 2, 4
 CE = 3
 MAX_AMOUNT = 0xFF_FFFF
 MAX_EVENTS = 1024
@@ -159,7 +159,7 @@ class HostCore:
         record.out_packets += 1
         record.out_bytes += len(payload)
         changed = self._clamped(payload, key, uplink)
-        header, amount, returns = self._header_for(record, key, now_ns) if uplink.agreed else NOTHING
+        header, amount, returns = self._header_for(record, key, payload, now_ns) if uplink.agreed else NOTHING
         if not header:
             return changed
         paid = insert(changed or payload, header, mtu=uplink.plan.mtu)
@@ -169,17 +169,22 @@ class HostCore:
         self._count_sent(record, uplink, amount, returns)
         return paid
 
-    def _header_for(self, record: FlowRecord, key: FlowKey, now_ns: int) -> tuple[bytes, int, bool]:
+    def _header_for(self, record: FlowRecord, key: FlowKey, payload: bytes, now_ns: int) -> tuple[bytes, int, bool]:
         """What is due back goes first; else the flow's own payment. The header, its amount, whether it is a return."""
         returning = record.returning
+        if record.unit:
+            record.leave()
         if record.pool and returning is not None and returning.open and returning.is_valid(self._unix_s):
             spent = self._counters.value(returning.spent)
-            amount = min(record.pool, record.ceiling, returning.grant.cap_nanodollars - spent, MAX_AMOUNT)
+            due = record.part() if has_content(payload, key) else record.pool
+            amount = min(due, record.ceiling, returning.grant.cap_nanodollars - spent, MAX_AMOUNT)
             if amount > 0 and returning.gate.admit(amount, spent_nanodollars=spent, now_ns=now_ns) is None:
                 return self._encode(record, key, amount, b"", returning.key), amount, True
         amount, spending = record.amount, record.spending
         if not amount or spending is None or not spending.open:
             return NOTHING
+        if key.protocol == TCP and tcp_flags(payload) & RST:
+            return NOTHING  # the end: nothing follows on which what is left of it could come back
         refusal = self._refusal(spending, amount, now_ns)
         if refusal is not None:
             self._counters.add(self._refusals[refusal], 1)
@@ -217,7 +222,7 @@ class HostCore:
 
     def _clamped(self, payload: bytes, key: FlowKey, uplink: UplinkState) -> bytes | None:
         """A SYN with its MSS lowered by what a header takes, so that paid segments fit."""
-        if key.protocol != TCP or not uplink.plan.header or not is_syn(payload):
+        if key.protocol != TCP or not uplink.plan.header or not tcp_flags(payload) & SYN:
             return None
         return clamp_mss(payload, uplink.clamp_v4 if payload[0] >> 4 == 4 else uplink.clamp_v6)
 
@@ -285,7 +290,7 @@ class HostCore:
             self._event(ReceiptSeen(flow=record.selector))
         share = min(back.share, amount)
         add(self._share, share)
-        back.pool += amount - share
+        back.put_in(amount - share)
 
     def _see_probe(self, record: FlowRecord, packet: bytes, amount: int, words: bytes, now_ns: int) -> None:
         transport = transport_of(packet)
@@ -451,17 +456,29 @@ class HostCore:
         return events
 
 
-def is_syn(payload: bytes) -> bool:
-    """A TCP segment with SYN; behind options or extension headers it is looked for the slow way."""
+def tcp_flags(payload: bytes) -> int:
+    """Of a TCP segment, 0 of a fragment without them; behind options or extension headers they are looked for the slow
+    way.
+    """
     first = payload[0]
     if first == 0x45:
-        return len(payload) >= 34 and bool(payload[33] & SYN)
+        return payload[33] if len(payload) >= 34 else 0
     if first >> 4 == 6 and payload[6] == TCP:
-        return len(payload) >= 54 and bool(payload[53] & SYN)
+        return payload[53] if len(payload) >= 54 else 0
     transport = transport_of(payload)
     if transport is None or transport.protocol != TCP or transport.fragment:
-        return False
-    return len(payload) > transport.offset + 13 and bool(payload[transport.offset + 13] & SYN)
+        return 0
+    return payload[transport.offset + 13] if len(payload) > transport.offset + 13 else 0
+
+
+def has_content(payload: bytes, key: FlowKey) -> bool:
+    """Not a mere acknowledgement, after which perhaps nothing follows that could take anything back."""
+    if key.protocol != TCP:
+        return True
+    transport = transport_of(payload)
+    if transport is None or transport.fragment or len(payload) <= transport.offset + 12:
+        return True
+    return len(payload) > transport.offset + (payload[transport.offset + 12] >> 4) * 4
 
 
 def _fits(slot: tuple[int, int, int]) -> bool:

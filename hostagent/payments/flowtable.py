@@ -21,6 +21,12 @@ MAX_OBSERVED = 8
 REPORTS_AT_ONCE = 150
 """An answer of so many, each with its observations, fits into one message."""
 
+FEW, RECENT = 8, 64
+"""Between so many packets of a flow say how many leave for each that brings a payment."""
+
+GATHERED = 8
+"""What gathered goes back by this part of it in each packet."""
+
 SPARED_AT_MOST = 256
 """So many flows with money at the front are passed over before one of them is forgotten for a new flow."""
 
@@ -52,6 +58,7 @@ class FlowRecord:
 
     __slots__ = (
         "amount",
+        "arrivals",
         "cached_epoch",
         "cached_header",
         "ceiling",
@@ -60,6 +67,7 @@ class FlowRecord:
         "in_packets",
         "in_paid_packets",
         "last_ns",
+        "leavings",
         "observed",
         "out_bytes",
         "out_packets",
@@ -77,6 +85,7 @@ class FlowRecord:
         "slots",
         "spending",
         "turn",
+        "unit",
         "uplink",
     )
 
@@ -94,6 +103,9 @@ class FlowRecord:
         self.slots = b""
         self.spending: Allowance | None = None
         self.pool = 0
+        self.unit = 0  # what the last payment brought that is to go back
+        self.arrivals = 0  # paid packets of late, and …
+        self.leavings = 0  # … packets of ours for them
         self.share = 0
         self.ceiling = 0
         self.returning: Allowance | None = None
@@ -105,6 +117,29 @@ class FlowRecord:
     @property
     def concerns_money(self) -> bool:
         return self.spending is not None or self.returning is not None or bool(self.received or self.pool)
+
+    def put_in(self, due: int) -> None:
+        """A payment arrived, and so much of it is to go back."""
+        self.pool += due
+        self.unit = due
+        self.arrivals += 1
+
+    def leave(self) -> None:
+        """A packet leaves that might take some of it back."""
+        self.leavings += 1
+        if self.leavings >= RECENT:
+            self.leavings >>= 1
+            self.arrivals >>= 1
+
+    def part(self) -> int:
+        """What one packet takes back. Those that leave share alike what arrives for them: a download's content is
+        many packets for each paid acknowledgement, and packets of one flow that pay unlike overtake each other where
+        the network is full. What has gathered besides goes by and by.
+        """
+        part = self.unit
+        if self.leavings >= FEW and self.leavings * 4 > self.arrivals * 5:
+            part = -(-part * self.arrivals // self.leavings)
+        return min(self.pool, max(part, -(-self.pool // GATHERED)))
 
     def observe(self, words: bytes, amount: int, path_length: int) -> None:
         """Counts a paid arrival by the ISP-OADs in it; the latest stand last."""

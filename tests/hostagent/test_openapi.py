@@ -31,8 +31,17 @@ from hostagent.server import LocalServer
 ROOT = Path(__file__).parents[2]
 STORED = ROOT / "docs" / "spec" / "openapi.json"
 REGENERATE = "python -m hostagent.openapi > docs/spec/openapi.json"
-QUERIES = {"why": {"flow": "rsync"}, "statement": {"month": "2026-11"}}
-BODIES = {"answers": "Answer", "mode": "ModeChange", "worths": "WorthChange", "trust": "Trust", "forget": "Forget"}
+QUERIES = {"session": {"session": "0" * 32}, "why": {"flow": "rsync"}, "statement": {"month": "2026-11"}}
+BODIES = {
+    "answers": "Answer",
+    "mode": "ModeChange",
+    "worths": "WorthChange",
+    "trust": "Trust",
+    "forget": "Forget",
+    "end": "SessionEnd",
+    "worth": "SessionWorth",
+    "sessions": "SessionRequest",
+}
 DOCUMENT = document()
 
 

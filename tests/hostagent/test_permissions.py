@@ -58,9 +58,14 @@ BODIES = {
     "mode": '{"mode": "observe"}',
     "worths": '{"program": "curl", "nanodollars_per_mb": 1}',
     "forget": '{"everything": true}',
+    "end": json.dumps({"session": "0" * 32}),
+    "worth": json.dumps({"session": "0" * 32, "worth_ppm": 1_500_000}),
+    "sessions": json.dumps(
+        {"protocol": "udp", "local": "127.0.0.1", "local_port": 1, "remote": "127.0.0.1", "remote_port": 2}
+    ),
     "trust": json.dumps({"fingerprint": "0" * 64}),
 }
-QUERIES = {"why": "?flow=rsync", "statement": "?month=2026-11"}
+QUERIES = {"session": "?session=" + "0" * 32, "why": "?flow=rsync", "statement": "?month=2026-11"}
 
 
 # --- the decision -----------------------------------------------------------------------------------------------------
@@ -272,7 +277,7 @@ async def test_processes_of_real_users_get_what_they_may(
         read, spent = answers[: len(READS)], answers[len(READS) :]
         assert {status for status, _ in read} == {200 if may_read else 403}
         assert {status for status, _ in spent} == {200 if may_spend else 403}
-        assert len(desk.told) == (len(SPENDS) if may_spend else 0) + (3 if may_read else 0)
+        assert len(desk.told) == (len(SPENDS) if may_spend else 0) + (4 if may_read else 0)
         for _, body in [*([] if may_read else read[:1]), *([] if may_spend else spent)]:
             problem = json.loads(body)
             assert problem["code"] == "not-allowed"

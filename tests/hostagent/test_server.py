@@ -101,6 +101,8 @@ CHANGES: list[tuple[str, object]] = [
     ("set_worth", api.WorthChange(program="/usr/bin/curl", nanodollars_per_mb=0)),
     ("trust", "0123456789abcdef" * 4),
     ("forget", api.Forget(program="curl")),
+    ("end_session", "0" * 32),
+    ("set_session_worth", api.SessionWorth(session="0" * 32, worth_ppm=1_500_000)),
     ("reload", None),
     ("stop", None),
 ]

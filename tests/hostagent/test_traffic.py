@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Sequence
 
 import pytest
 
 from billpay.errors import EnvironmentFault
-from dataplane.host_engine import Ability, EngineName, Limit, Question
+from dataplane.host_engine import Ability, EngineName, Limit, PacedFlow, Question
 from dataplane.metering import UNATTRIBUTED, FlowKey, FlowMeter, Kind, LinkMeter, Program, ProgramMeter, Reading, Tally
 from dataplane.shaping.plan import NO_SHAPING, ShapedLink, ShapingPlan
 from hostagent import api
@@ -65,6 +66,12 @@ class ValueEngine:
             last_ns=0,
         )
         return [flow]
+
+    async def meters(self, keys: Sequence[FlowKey]) -> list[FlowMeter | None]:
+        found = {each.key: each for each in await self.flows()}
+        return [found.get(key) for key in keys]
+
+    async def pace(self, flows: Sequence[PacedFlow]) -> None: ...
 
     async def questions(self) -> list[Question]:
         return []

@@ -26,3 +26,10 @@ def test_the_rule_that_decided_is_named() -> None:
 def test_a_flow_that_nobody_knows_is_one_line() -> None:
     with pytest.raises(Refused, match="no flow is called 'nonsense'"):
         find_flow(household().flows, "nonsense")
+
+
+def test_a_session_that_paces_the_flow_is_named_with_its_reason() -> None:
+    shown = household()
+    said = answers(explain(shown, find_flow(shown.flows, "restic"), None))["session"]
+    assert said == "by task offsite: go, target 12800000 bit/s; a second may cost 42 µUSD, and does at this rate"
+    assert "session" not in answers(explain(shown, find_flow(shown.flows, "zoom"), None))

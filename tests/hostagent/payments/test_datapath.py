@@ -498,8 +498,52 @@ def test_one_to_one_exchange_gives_back_amount_less_share_in_each_reply(addresse
 def test_a_reply_takes_what_came_for_it_up_to_the_ceiling() -> None:
     host, reply = Host(), plain()
     host.give_back(reply, share=1, ceiling=20)
-    host.arrive(*[named(turned((A_V4, B_V4)), 9, by=X)] * 6)
-    assert host.amounts(reply, 4) == [20, 20, 8, 0]
+    host.arrive(*[named(turned((A_V4, B_V4)), 31, by=X)] * 2)
+    assert host.amounts(reply, 4) == [20, 20, 20, 0]
+    host.assert_conserved()
+
+
+@pytest.mark.row("BP-10")
+def test_many_packets_for_each_payment_share_it_alike() -> None:
+    """A download: three packets of content for each paid acknowledgement, else some go paid and overtake the rest."""
+    host, content = Host(), plain()
+    host.give_back(content, share=0)
+    amounts = []
+    for _ in range(60):
+        host.arrive(named(turned((A_V4, B_V4)), 30, by=X))
+        amounts += host.amounts(content, 3)
+    settled = amounts[90:]
+    assert min(settled) >= 8
+    assert max(settled) <= 12
+    assert host.in_hand() <= 30
+    host.assert_conserved()
+
+
+@pytest.mark.row("BP-10")
+def test_a_mere_acknowledgement_takes_all_that_is_in_hand() -> None:
+    acknowledgement = bytes(IP(src=A_V4, dst=B_V4) / TCP(sport=80, dport=40000, flags="A"))
+    host = Host()
+    host.give_back(acknowledgement, share=0)
+    paid = bytes(IP(src=B_V4, dst=A_V4) / TCP(sport=40000, dport=80, flags="A"))
+    host.arrive(*[named(paid, 30, by=X)] * 4)
+    assert host.amounts(acknowledgement, 2) == [120, 0]
+    host.assert_conserved()
+
+
+def test_a_reset_carries_no_payment() -> None:
+    """Nothing follows it on which the rest could come back."""
+    host, packet = Host(), segment()
+    host.pay(packet, 20)
+    reset = bytes(IP(src=A_V4, dst=B_V4) / TCP(sport=40000, dport=443, flags="R"))
+    assert flow_of(reset) == flow_of(packet)
+    assert (host.amounts(packet), host.amounts(reset)) == ([20], [0])
+
+
+def test_what_gathered_before_the_return_grant_goes_by_and_by() -> None:
+    host, content = Host(), plain()
+    host.arrive(*[named(turned((A_V4, B_V4)), 10, by=X)] * 40)
+    host.give_back(content, share=0)
+    assert host.amounts(content, 4) == [50, 44, 39, 34]
     host.assert_conserved()
 
 
@@ -507,7 +551,7 @@ def test_never_more_goes_back_than_the_return_grant_allows() -> None:
     host, reply = Host(), plain()
     host.give_back(reply, share=0, cap=15)
     host.arrive(*[named(turned((A_V4, B_V4)), 9, by=X)] * 3)
-    assert host.amounts(reply, 2) == [15, 0]
+    assert host.amounts(reply, 3) == [9, 6, 0]
     assert host.in_hand() == 12
     host.give_back(reply, share=0, cap=20, serial=2)
     assert host.amounts(reply, 2) == [5, 0]
