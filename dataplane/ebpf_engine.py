@@ -83,6 +83,10 @@ _CGROUP_HOOKS: Final = (
 )
 
 
+PACED_WITHOUT_US_NS = 3_000_000_000
+"""As long as the watchdog of the packet reader waits (`dataplane.watchdog`): then the transports answer marks again."""
+
+
 @dataclass(slots=True)
 class _Attached:
     """An interface with our programs on it, by the index that it had then, and its own counts at that time."""
@@ -290,6 +294,7 @@ class EbpfEngine:
         changed = self._paced.changes(flows)
         if changed is not None and (not changed or self._repace(changed)):
             self._paced.take_changes(flows, changed)
+            self._hold_paces()
             return
         self._paced.take(flows, self._link_indexes(), self._now_ns())
         try:
@@ -326,7 +331,15 @@ class EbpfEngine:
         self._control.pace(self._paced.classes(links))
         if self._paced.tell(links):
             self._settings.pacing += 1
-            self._write_settings()
+        self._hold_paces()
+
+    def _hold_paces(self) -> None:
+        """Each second anew: what an agent paced that hangs, or was stopped, the kernel lets go."""
+        now_ns = self._now_ns()
+        if now_ns >= self._settings.paced_until_ns:  # we were away: at once, not with the next second
+            self._settings.pacing += 1
+        self._settings.paced_until_ns = now_ns + PACED_WITHOUT_US_NS
+        self._write_settings()
 
     def _paced_interfaces(self) -> frozenset[str]:
         return frozenset(self._paced.classes(self._link_indexes()))

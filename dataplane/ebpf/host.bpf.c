@@ -730,6 +730,8 @@ static __always_inline void look_up_pacing(const struct arrival *it, struct flow
 {
 	struct paced *found = bpf_map_lookup_elem(&paced_flows, &it->key);
 
+	if (bpf_ktime_get_coarse_ns() >= now->paced_until_ns)
+		found = NULL;
 	flow->paced_minor = found ? found->minor : 0;
 	flow->marks = found ? found->marks : 0;
 	flow->pacing = now->pacing;
@@ -806,8 +808,10 @@ static __always_inline __u32 account(struct __sk_buff *skb, struct arrival *it, 
 		}
 	}
 	if (flow) {
-		if (now && (flow->generation != now->generation || flow->judged_s != second))
+		if (now && (flow->generation != now->generation || flow->judged_s != second)) {
 			judge_again(skb, it, flow, leaves, now, second);
+			flow->pacing = now->pacing - 1; /* looked up below: the agent may be silent by now */
+		}
 		if (now && flow->pacing != now->pacing)
 			look_up_pacing(it, flow, now);
 		if (flow->marks && shape) {

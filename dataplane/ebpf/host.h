@@ -157,6 +157,7 @@ struct settings {
 	__u32 pacing;       /* changes with every change of the map `paced` */
 	__u32 zero;
 	__u64 namespace;    /* ours, by its cookie: sockets of other network namespaces are not ours to name or to pace */
+	__u64 paced_until_ns; /* an agent that is silent until then paces nothing any more, and answers no marks */
 };
 
 /* What passed an interface that we count at. */

@@ -39,7 +39,7 @@ MARKS_HIDDEN: Final = 2
 _FLOW_COUNTS_AT: Final = 11
 RULE: Final = struct.Struct(f"=Q{FILE_NAME_BYTES}s{GROUP_NAME_BYTES}s{GROUP_NAME_BYTES}s16sIIIIHHBBBx")
 TRAFFIC_CLASS: Final = struct.Struct("=IIII16s")
-SETTINGS: Final = struct.Struct("=7I4xQ")
+SETTINGS: Final = struct.Struct("=7I4xQQ")
 LINK: Final = struct.Struct("=8QQQQ")
 LINK_SHAPE: Final = struct.Struct("=III")
 PROGRAM_SEEN: Final = struct.Struct("=II")
@@ -74,6 +74,7 @@ class Settings:
     putting_back: int = 0
     pacing: int = 0
     namespace: int = 0  # the cookie of our network namespace
+    paced_until_ns: int = 0  # what is paced is let go then, unless we have said another time
 
     def pack(self) -> bytes:
         return SETTINGS.pack(
@@ -85,6 +86,7 @@ class Settings:
             self.putting_back,
             self.pacing,
             self.namespace,
+            self.paced_until_ns,
         )
 
 
