@@ -75,7 +75,7 @@ class MarksSection(Section, frozen=True, kw_only=True):
     """To whom the tariff's price of a mark is pushed. With a target it follows the load of the links that mark."""
 
     push_to: Annotated[tuple[str, ...], msgspec.Meta(max_length=256)] = ()
-    announced_ms: Annotated[int, msgspec.Meta(ge=0, le=3_600_000)] = 1_000
+    announced_ms: Annotated[int, msgspec.Meta(ge=0, le=3_600_000)] = 4_000
     target_utilisation_ppm: Annotated[int, msgspec.Meta(ge=100_000, le=999_999)] | None = None
     period_ms: Annotated[int, msgspec.Meta(ge=100, le=3_600_000)] = 10_000
 

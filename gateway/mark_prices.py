@@ -2,8 +2,8 @@
 
 Decides: which price holds from when, and what is to be pushed again. Refuses to know: sockets, keys, who is charged.
 Pure: times are arguments. A price is published before it holds, so that both sides can split a bill at the very
-change; serials grow with the time of day, so over restarts too. Pushed again and again, since a datagram may be lost
-(push only, DPH-26).
+change: also the first one, since a gateway that was started again may have had another; serials grow with the time of
+day, so over restarts too. Pushed again and again, since a datagram may be lost (push only, DPH-26).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ class PricingSettings:
     """`announced_ms`: how long before it holds a price is published. `target` None: only the operator moves it."""
 
     nanodollars_per_mark: int
-    announced_ms: int = 1_000
+    announced_ms: int = 4_000
     period_ms: int = 10_000
     target: PriceTarget | None = None
 
@@ -68,7 +68,7 @@ class MarkPricing:
             provider=self._provider,
             serial=self._serial,
             nanodollars_per_mark=nanodollars_per_mark,
-            valid_from_unix_ms=unix_ms + (self._settings.announced_ms if self._pushed else 0),
+            valid_from_unix_ms=unix_ms + self._settings.announced_ms,
             published_unix_s=published_unix_s,
         )
         held = [each for each in self._pushed if each.valid_from_unix_ms <= unix_ms][-1:]

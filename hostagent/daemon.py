@@ -12,7 +12,7 @@ import logging
 import os
 import signal
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,7 +28,7 @@ from dataplane.engines import TRAFFIC_CONTROL_RECORD, makers
 from dataplane.hardening import Capability, drop_capabilities, forbid_loading_programs
 from dataplane.host_engine import EngineName
 from dataplane.links import read_limit, read_link
-from dataplane.metering import UNATTRIBUTED
+from dataplane.metering import UNATTRIBUTED, FlowMeter
 from dataplane.rules import restore
 from dataplane.service import serve
 from dataplane.shaping.plan import ShapingPlan
@@ -254,14 +254,20 @@ class Agent:
                 group.create_task(self._launch_sessions())
 
     async def _launch_sessions(self) -> None:
-        """A flow that a rule names should not run for a second as if congestion cost nothing."""
+        """A flow that a rule names should not run for a second as if congestion cost nothing; unless there are so many
+        that looking for it would cost more than the agent itself: then it waits until all are read anyway.
+        """
         assert self._counting is not None, "rules are about what is counted"
         assert self._reacting is not None, "it is there wherever something is counted"
         traffic = self._counting.traffic
+        flows: Sequence[FlowMeter] = ()
         while True:
-            await asyncio.sleep(LAUNCH_S if traffic.has_few_flows else SECOND_S)
+            is_quick = traffic.may_be_read_often
+            await asyncio.sleep(LAUNCH_S if is_quick else SECOND_S)
+            if not is_quick and traffic.flows is flows:
+                continue
             try:
-                flows = await traffic.running_engine().flows()
+                flows = await traffic.running_engine().flows() if is_quick else traffic.flows
                 named = [(flow, traffic.program_of(flow) or UNATTRIBUTED) for flow in flows]
                 await self._reacting.match(self._session_rules, named)
             except EnvironmentFault as fault:  # an interface that goes: the next look sees it

@@ -19,7 +19,6 @@ from __future__ import annotations
 import http.client
 import os
 import socket
-from ipaddress import IPv6Address, ip_address
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, TypeVar
@@ -31,6 +30,7 @@ from billpay.errors import BillpayError, RemoteProtocolError
 from hostagent import api
 from hostagent.desk import Refused
 from hostagent.endpoints import SESSION_WAIT_S_MAX, Problem, SessionEnd
+from hostagent.reacting.naming import plain_address
 from pricereactor.policy import TaskPolicy
 
 SOCKET_VARIABLE: Final = "HOSTAGENT_SOCKET"
@@ -197,9 +197,9 @@ def flow_of(sock: socket.socket) -> api.SessionRequest:
         raise Refused("no-flow", "the socket is not connected: its flow is not known") from error
     return api.SessionRequest(
         protocol=protocol,
-        local=_plain(local),
+        local=str(plain_address(local)),
         local_port=local_port,
-        remote=_plain(remote),
+        remote=str(plain_address(remote)),
         remote_port=remote_port,
     )
 
@@ -214,13 +214,6 @@ def default_socket() -> Path:
     run = os.environ.get("XDG_RUNTIME_DIR", "")
     base = Path(run) if run.startswith("/") else Path.home() / ".local" / "state"
     return base / "hostagent" / api.SOCKET_NAME
-
-
-def _plain(text: str) -> str:
-    """An IPv4 address of an IPv6 socket is IPv4 on the wire."""
-    address = ip_address(text.partition("%")[0])
-    mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
-    return str(mapped or address)
 
 
 def _decoded(data: bytes, expected: type[T]) -> T:

@@ -40,6 +40,7 @@ ACTIVE_NS = 5_000_000_000
 
 FLOWS_READ_EVERY_S = 5
 FEW_FLOWS = 2000
+VERY_FEW_FLOWS = 100
 """So many are read every second, more only every few."""
 
 MISMATCH_PACKETS = 200
@@ -247,9 +248,14 @@ class Traffic:
         return self._questions
 
     @property
-    def has_few_flows(self) -> bool:
-        """They can be looked at often."""
-        return self._reading is None or self._reading.flows_tracked <= FEW_FLOWS
+    def may_be_read_often(self) -> bool:
+        """Five times a second, for a third of a hundredth of a core at most."""
+        return self._reading is None or self._reading.flows_tracked <= VERY_FEW_FLOWS
+
+    @property
+    def flows(self) -> Sequence[FlowMeter]:
+        """As they were when they were read last; the same list until they are read again."""
+        return self._flows
 
     def running_engine(self) -> HostEngine:
         """For those who ask it about single flows; started."""

@@ -28,6 +28,7 @@ from billpay.clearing import (
     ClearingSide,
     ClearingStatement,
     IntentionToPay,
+    MeteredKey,
     Payee,
     PricedMarks,
     SessionCharacterisation,
@@ -120,6 +121,7 @@ class ClearingHouse:
     ledger: Ledger = field(default_factory=Ledger)
     _prices: dict[str, Prices] = field(default_factory=dict)
     _sessions: dict[SessionId, _Session] = field(default_factory=dict)
+    _of_key: dict[tuple[str, MeteredKey], set[SessionId]] = field(default_factory=dict)  # by provider and key
 
     def on_price(self, signed: Signed) -> bool:
         """A provider's price, under its own signature. Whether it is news. Raises RemoteProtocolError."""
@@ -190,7 +192,8 @@ class ClearingHouse:
         terms = known.terms if known else terms
         checks: tuple[Callable[[], Clearing | None], ...] = (
             lambda: self._refusal_of_content(order),
-            lambda: _refusal_of_sequence(order, known.cleared) if known else self._refusal_of_overlap(order),
+            lambda: _refusal_of_sequence(order, known.cleared) if known else None,
+            lambda: self._refusal_of_overlap(order),
             lambda: self._refusal_of_credit(order, known, terms),
         )
         for check in checks:
@@ -230,10 +233,13 @@ class ClearingHouse:
     def _refusal_of_overlap(self, order: _Order) -> Clearing | None:
         """The same provider counted the same key at the same time already."""
         it = order.characterisation
-        for session in self._sessions.values():
-            other = session.cleared.characterisation
-            overlaps = it.from_unix_ms < other.to_unix_ms and other.from_unix_ms < it.to_unix_ms
-            if overlaps and (it.provider, it.key) == (other.provider, other.key):
+        for session in self._of_key.get((it.provider, it.key), ()):
+            other = self._sessions[session].cleared.characterisation
+            if (
+                session != it.session
+                and it.from_unix_ms < _end_unix_ms(other)
+                and other.from_unix_ms < _end_unix_ms(it)
+            ):
                 return Clearing.COUNTED_TWICE
         return None
 
@@ -261,10 +267,16 @@ class ClearingHouse:
             expect(transfer, self.ledger.apply(transfer))
         session.cleared, session.payee_nanodollars, session.payer_nanodollars = order, payee_total, payer_total
         self._sessions[it.session] = session
+        self._of_key.setdefault((it.provider, it.key), set()).add(it.session)
 
 
 NOT_FOR_US: Final = "not-for-us"
 INCOME: Final = Account(AccountKind.TOLL_INCOME)
+
+
+def _end_unix_ms(it: SessionCharacterisation) -> int:
+    """What was counted within one millisecond was counted in it."""
+    return max(it.to_unix_ms, it.from_unix_ms + 1)
 
 
 def _refusal_of_sequence(order: _Order, cleared: _Order) -> Clearing | None:

@@ -231,6 +231,7 @@ class ElasticRate:
     def on_interval(self, now_ns: int, signal: PriceSignal | None) -> RateDecision:
         if self._heard_ns is None:
             self._heard_ns = now_ns
+            self._rates.append((now_ns, int(self._rate)))
         if signal is None or signal.charge_nanodollars is None or signal.interval_ns <= 0:
             self._decision = self._without_signal(now_ns, known=signal is not None)
         elif signal.bytes == 0:
@@ -349,8 +350,8 @@ class ElasticRate:
         largest = self._plan.largest_rate_change_ppm
         if largest is None:
             return target
-        while self._rates and now_ns - self._rates[0][0] > CALM_NS:
-            self._rates.popleft()
+        while len(self._rates) > 1 and now_ns - self._rates[1][0] > CALM_NS:
+            self._rates.popleft()  # the one before the window still held at its beginning
         if self._rates:
             held = [rate for _, rate in self._rates]
             most = min(held) * (PPM + largest) // PPM

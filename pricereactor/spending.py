@@ -149,6 +149,11 @@ class SpendingGuard:
         by_time = self._open + sum(packets for _, packets in self._rates)
         return max(0, min(by_time, self._total - self._received))
 
+    def hold(self, reaction_ns: int) -> None:
+        """From the next rate on, each may hold so long. Never less than before: the last one holds still."""
+        if reaction_ns > self._settings.reaction_ns:
+            self._settings = replace(self._settings, reaction_ns=reaction_ns)
+
     def on_report(self, now_unix_ms: int, *, sequence: int, unix_ms: int, packets: int, marks: int) -> Taken:
         """A cumulative report: counted at `unix_ms` of the receiver's time of day, heard at ours."""
         at = bisect_left(self._sequences, sequence)

@@ -7,6 +7,7 @@ spend what. `DayBook` is pure; `KeptDays` keeps it in a file, written whole or n
 
 from __future__ import annotations
 
+import datetime
 from pathlib import Path
 from typing import Final
 
@@ -83,13 +84,20 @@ class DayBook:
         self._written = dict(kept.spent_nanodollars)
 
 
+def _day_after(day: str) -> str:
+    return (datetime.date.fromisoformat(day) + datetime.timedelta(days=1)).isoformat()
+
+
 class KeptDays:
     """In a state directory. Raises EnvironmentFault where it cannot be written."""
 
     def __init__(self, directory: Path, *, day: str) -> None:
         self._path = directory / FILE_NAME
         self.trouble = ""
-        self.book = DayBook(self._read(day))
+        kept = self._read(day)
+        if kept.day > _day_after(day):  # by a clock that was far ahead: no day would ever begin again
+            kept = msgspec.structs.replace(kept, day=day)
+        self.book = DayBook(kept)
         self.book.on_day(day)
 
     def _read(self, day: str) -> DayFile:

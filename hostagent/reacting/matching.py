@@ -6,7 +6,7 @@ policies. Pure. Source: M3I scenarios 3.4 (session launchers, so that applicatio
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from ipaddress import ip_address
 
@@ -35,10 +35,12 @@ class Launcher:
     def __init__(self) -> None:
         self._rules: tuple[SessionRule, ...] = ()
         self._matcher = Matcher(NO_SHAPING)
+        self._unnamed: dict[FlowKey, Program] = {}  # asked before; once its program is known it is asked again
 
     def use(self, rules: Sequence[SessionRule]) -> None:
         if tuple(rules) != self._rules:
             self._rules = tuple(rules)
+            self._unnamed = {}
             self._matcher = Matcher(
                 ShapingPlan(
                     classes=NO_SHAPING.classes,
@@ -51,11 +53,18 @@ class Launcher:
         key = flow.key
         if key.protocol not in _NAMES or not key.local_port or not key.remote_port:
             return None
+        if self._unnamed.get(key) == program:
+            return None
         for port in (key.remote_port, key.local_port):  # who began is not told: the service may be either end's
             number = self._matcher.rule_of(program, key.protocol, port, key.remote)
             if number is not None:
                 return _request(self._rules[number], key)
+        self._unnamed[key] = program
         return None
+
+    def forget_others(self, flows: Iterable[FlowKey]) -> None:
+        """Those that are not there any more."""
+        self._unnamed = {key: self._unnamed[key] for key in flows if key in self._unnamed}
 
 
 def _request(rule: SessionRule, key: FlowKey) -> api.SessionRequest:

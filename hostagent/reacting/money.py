@@ -67,8 +67,10 @@ class TaskPurse:
         return self._day is not None or self._policy.session_budget_nanodollars is not None
 
     def begin(self, *, hold_ns: int) -> None:
-        """Once it is known how long a rate holds."""
-        if self.is_bounded and self._guard is None:
+        """Once it is known how long a rate holds; again, when it holds for another time."""
+        if self._guard is not None:
+            self._guard.hold(hold_ns)
+        elif self.is_bounded:
             self._guard = SpendingGuard(
                 self._prices,
                 began_unix_ms=self._began_unix_ms,

@@ -6,7 +6,7 @@ Decides: what is one exact flow. Refuses to know: sessions.
 from __future__ import annotations
 
 import socket
-from ipaddress import ip_address
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Final
 
 from billpay.errors import EnvironmentFault
@@ -18,10 +18,17 @@ from hostagent.desk import Refused
 PROTOCOLS: Final = {"tcp": int(socket.IPPROTO_TCP), "udp": int(socket.IPPROTO_UDP)}
 
 
+def plain_address(text: str) -> IPv4Address | IPv6Address:
+    """As it is on the wire: without a zone, and IPv4 where an IPv6 socket speaks to IPv4. Raises ValueError."""
+    address = ip_address(text.partition("%")[0])
+    mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
+    return mapped or address
+
+
 def key_of(request: api.SessionRequest) -> FlowKey:
     """As our engine has it. Raises Refused."""
     try:
-        local, remote = ip_address(request.local), ip_address(request.remote)
+        local, remote = plain_address(request.local), plain_address(request.remote)
     except ValueError as error:
         raise Refused("bad-address", str(error)) from error
     if local.version != remote.version:
@@ -31,7 +38,7 @@ def key_of(request: api.SessionRequest) -> FlowKey:
 
 def selector_of(request: api.SessionRequest) -> FlowSelector:
     """From the sender to the receiver."""
-    local, remote = str(ip_address(request.local)), str(ip_address(request.remote))
+    local, remote = str(plain_address(request.local)), str(plain_address(request.remote))
     ends = [(local, request.local_port), (remote, request.remote_port)]
     (source, source_port), (destination, destination_port) = ends if request.sends else reversed(ends)
     return FlowSelector(

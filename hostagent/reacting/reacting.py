@@ -30,19 +30,22 @@ from dataplane.marks_seen import MarksSeen, SenderView
 from dataplane.metering import FlowKey, FlowMeter, Program, Tally
 from hostagent import api
 from hostagent.desk import Refused
+from hostagent.reacting.admission import policy_of, role_of
 from hostagent.reacting.aggregator import Aggregator
 from hostagent.reacting.days import KeptDays
+from hostagent.reacting.door import Door
 from hostagent.reacting.evidence import Moment
 from hostagent.reacting.matching import Launcher, SessionRule, is_idle
 from hostagent.reacting.money import DayPurses, TaskPurse
 from hostagent.reacting.naming import PROTOCOLS, key_of, key_of_selector, selector_of, udp_socket
+from hostagent.reacting.offers import Offers
 from hostagent.reacting.prices import Prices, Provider
 from hostagent.reacting.session import Beginning, Readings, Role, Session
 from hostagent.reacting.wheel import Wheel
-from hostagent.reacting.wire import Believed, Disbelief, Numbers, Reader, SessionPeer, write
+from hostagent.reacting.wire import UNVERIFIED, Believed, Disbelief, Numbers, Reader, SessionPeer, write
 from hostagent.traffic import flow_text, name_of
 from neighbour.identity import NodeIdentity, PeerCertificate
-from pricereactor.policies import RATE_KINDS, reactor_for_task
+from pricereactor.policies import reactor_for_task
 from pricereactor.policy import TaskPolicy
 from pricereactor.rates import RateReactor
 from secretary.clock import Clock
@@ -56,8 +59,6 @@ SESSIONS_MAX: Final = PACED_MAX
 ROUND_TRIP_NS: Final = 100 * MS
 """Where nobody knows it (UDP, what arrives)."""
 
-TERMS_KEPT_NS: Final = 60 * NS_PER_S
-TERMS_KEPT_MAX: Final = 1_024
 PACE_EVERY_NS: Final = 20 * MS
 """The engine is told all paces together, not more often."""
 
@@ -141,14 +142,17 @@ class Reacting:
         self.disbelieved: Counter[Disbelief] = Counter()
         self._prices = Prices(providers)
         self._reader = Reader(self._peers, providers)
+        self._peer_addresses = frozenset(address for peer in self._peers for address in peer.addresses)
+        self._door = Door(self._peer_addresses)
         self._numbers = Numbers()
         self._aggregator = Aggregator(lambda session: self._numbers.next(session, self._unix_ms()))
         self._to_begin: set[str] = set()  # counted sessions whose meter was not read yet
         self._sessions: dict[str, Session] = {}
         self._automatic: dict[FlowKey, str] = {}
         self._refused_flows: set[FlowKey] = set()
+        self._acted = False
         self._launcher = Launcher()
-        self._terms: dict[FlowKey, tuple[SessionPeer, SessionTerms, int]] = {}  # of senders that would obey
+        self._offers = Offers()
         self._wheel = Wheel()
         self._wake = asyncio.Event()
         self._news: dict[str, asyncio.Event] = {}
@@ -218,7 +222,8 @@ class Reacting:
             raise Refused("already-a-session", "this flow has a session already")
         if len(self._sessions) >= SESSIONS_MAX:
             raise Refused("too-many-sessions", f"there are {SESSIONS_MAX} sessions, and no room for more")
-        role, policy = self._role_of(request), self._policy_of(request)
+        role = role_of(request, peer_addresses=self._peer_addresses, acts=self._acts())
+        policy = policy_of(request, self.tasks)
         self._check_engine(request)
         view = self._read_views([key])[0] if role is not Role.RECEIVER_PAYS else None
         name = secrets.token_hex(16)
@@ -244,6 +249,7 @@ class Reacting:
 
     def _begin(self, beginning: Beginning) -> Session:
         name, policy, moment = beginning.session, beginning.policy, self._now()
+        self._keep_day(moment)
         purse: TaskPurse | None = None
         if policy is not None:
             self._reserve(policy.name)
@@ -263,9 +269,9 @@ class Reacting:
         self._sessions[name] = session
         self._news[name] = asyncio.Event()
         self._wheel.by(HOUSEKEEPING, moment.ns + NS_PER_S)
-        kept = self._terms.pop(beginning.key, None)
-        if beginning.role is Role.RECEIVER_PAYS and kept is not None and moment.ns - kept[2] < TERMS_KEPT_NS:
-            session.on_terms(kept[1], moment)
+        offered = self._offers.take(beginning.key, moment.ns)
+        if beginning.role is Role.RECEIVER_PAYS and offered is not None:
+            session.on_terms(offered, moment)
         self._wake.set()
         return session
 
@@ -291,31 +297,6 @@ class Reacting:
         except EnvironmentFault as fault:
             raise Refused("cannot-keep-account", str(fault)) from fault
 
-    def _role_of(self, request: api.SessionRequest) -> Role:
-        if not request.sends and not request.pays:
-            raise Refused("nothing-to-do", "a flow that arrives and that its sender pays for needs no session here")
-        if request.sends and request.pays:
-            return Role.SENDER_PAYS
-        remote = str(ip_address(request.remote))
-        if not any(remote in peer.addresses for peer in self._peers):
-            raise Refused("no-peer", f"no agent is known at {remote}: put it into [[peers]]")
-        return Role.OBEYS if request.sends else Role.RECEIVER_PAYS
-
-    def _policy_of(self, request: api.SessionRequest) -> TaskPolicy | None:
-        if not request.pays:
-            if request.policy is not None:
-                raise Refused("not-ours-to-pay", "who pays decides: a policy belongs to a session that pays")
-            return None
-        if bool(request.task) == (request.policy is not None):
-            raise Refused("no-policy", "give either the name of a task or a policy")
-        policy = request.policy if request.policy is not None else self.tasks.get(request.task)
-        if policy is None:
-            there = ", ".join(sorted(self.tasks)) or "none"
-            raise Refused("no-such-task", f"there is no task {request.task!r}; there are: {there}")
-        if policy.kind not in RATE_KINDS:
-            raise Refused("no-rate", f"a {policy.kind} task pays for its packets: rules of the secretary, no session")
-        return policy
-
     def _check_engine(self, request: api.SessionRequest) -> None:
         if request.sends and not request.adapts and (limit := self._limit(Ability.PACE_FLOW)):
             raise Refused("cannot-pace", limit)
@@ -332,9 +313,10 @@ class Reacting:
         return protocol != socket.IPPROTO_UDP or not self._limit(Ability.COUNT_UDP)
 
     async def close(self, session: str) -> None:
-        """Raises Refused."""
+        """A person's or a program's word: no rule gives that flow another one. Raises Refused."""
         if session not in self._sessions:
             raise Refused("no-such-session", "there is no such session")
+        self._refused_flows |= {key for key, each in self._automatic.items() if each == session}
         self._end(session)
         await self._pace()
 
@@ -378,6 +360,9 @@ class Reacting:
     async def match(self, rules: Sequence[SessionRule], flows: Sequence[tuple[FlowMeter, Program]]) -> None:
         """Once a second: flows that a rule names get a session, and lose it when they are idle or gone."""
         self._launcher.use(rules)
+        if (acts := self._acts()) != self._acted:
+            self._acted = acts
+            self._refused_flows.clear()
         now_ns, there = self._clock.monotonic_ns(), set[FlowKey]()
         taken = {session.beginning.key for session in self._sessions.values()} | self._refused_flows
         for flow, program in flows:
@@ -390,9 +375,12 @@ class Reacting:
                 taken.add(key)
                 await self._open_automatic(key, request, name_of(program))
         self._refused_flows &= there
-        for key in self._automatic.keys() - there:
-            if (session := self._automatic.get(key)) is not None:
-                await self.close(session)
+        self._launcher.forget_others(flow.key for flow, _ in flows)
+        gone = [session for key, session in self._automatic.items() if key not in there]
+        for session in gone:
+            self._end(session)
+        if gone:
+            await self._pace()
 
     async def _open_automatic(self, key: FlowKey, request: api.SessionRequest, program: str) -> None:
         try:
@@ -542,16 +530,24 @@ class Reacting:
 
     def _keep_house(self, moment: Moment) -> None:
         """Once a second: days that end, senders and payers that are gone."""
+        self._keep_day(moment)
+        for name in self._aggregator.forget_silent(moment.ns):
+            self._wheel.drop(name)
+        self._offers.forget_old(moment.ns)
+        acts = self._acts()
+        for name, session in list(self._sessions.items()):
+            if session.is_over or not (acts or session.role is Role.SENDER_PAYS):
+                self._end(name)
+        if self._sessions or len(self._aggregator) or len(self._offers):
+            self._wheel.by(HOUSEKEEPING, moment.ns + NS_PER_S)
+
+    def _keep_day(self, moment: Moment) -> None:
+        """Before anything is asked of a budget: what was spent yesterday is no concern of today."""
         today = self._today()
         if self._open_days().book.on_day(today.isoformat()):
             self._purses.begin_day(today.toordinal())
-        for name in self._aggregator.forget_silent(moment.ns):
-            self._wheel.drop(name)
-        self._terms = {key: kept for key, kept in self._terms.items() if moment.ns - kept[2] < TERMS_KEPT_NS}
-        for name in [name for name, session in self._sessions.items() if session.is_over]:
-            self._end(name)
-        if self._sessions or len(self._aggregator):
-            self._wheel.by(HOUSEKEEPING, moment.ns + NS_PER_S)
+            for session in self._sessions.values():
+                session.on_new_day(moment)
 
     def _tell(self, sessions: Iterable[Session]) -> None:
         """Whoever waits for a session that has changed."""
@@ -576,7 +572,7 @@ class Reacting:
 
     def _send(self, message: Message, address: str) -> None:
         sock = self._sockets.get(ip_address(address).version)
-        if sock is None:
+        if sock is None or address not in self._peer_addresses:  # nothing that a stranger answers would be believed
             return
         try:
             sock.sendto(write(self._identity.key, message), (address, self._port))
@@ -584,28 +580,39 @@ class Reacting:
             LOG.debug("session message to %s: %s", address, error)
 
     def _receive(self, sock: socket.socket) -> None:
+        now_ns = self._clock.monotonic_ns()
         for _ in range(DATAGRAMS_A_TURN):
             try:
-                datagram, _ = sock.recvfrom(DATAGRAM_BYTES_MAX)
+                datagram, (host, *_) = sock.recvfrom(DATAGRAM_BYTES_MAX)
             except OSError:  # nothing there any more, or an ICMP error for something that we sent
                 return
-            self._on_datagram(datagram)
+            address = host.partition("%")[0]
+            if self._door.admits(address, now_ns):
+                self._on_datagram(datagram, address)
+            else:
+                self.disbelieved[Disbelief.TOO_MANY] += 1
 
-    def _on_datagram(self, datagram: bytes) -> None:
+    def _on_datagram(self, datagram: bytes, address: str) -> None:
         said = self._reader.read(datagram)
         if isinstance(said, MarkPrice):
-            self._on_price(said)
+            disbelief = self._on_price(said)
+        else:
+            disbelief = said if isinstance(said, Disbelief) else self._on_message(said)
+        if disbelief is None:
+            self._door.on_news(address)
             return
-        disbelief = said if isinstance(said, Disbelief) else self._on_message(said)
-        if disbelief is not None:
-            self.disbelieved[disbelief] += 1
-            LOG.debug("a session message changes nothing: %s", disbelief.value)
+        self.disbelieved[disbelief] += 1
+        if disbelief not in UNVERIFIED:
+            self._door.on_vain(address)
+        LOG.debug("a session message changes nothing: %s", disbelief.value)
 
-    def _on_price(self, price: MarkPrice) -> None:
-        if self._prices.on_push(price):
-            for session in self._sessions.values():
-                session.on_price()
-            self._wake.set()
+    def _on_price(self, price: MarkPrice) -> Disbelief | None:
+        if not self._prices.on_push(price):
+            return Disbelief.REPLAYED
+        for session in self._sessions.values():
+            session.on_price()
+        self._wake.set()
+        return None
 
     def _on_message(self, believed: Believed) -> Disbelief | None:
         message = believed.message
@@ -666,9 +673,10 @@ class Reacting:
                 self._wheel.at(session.beginning.session, session.next_ns)
                 self._wake.set()
                 return None
-        if not terms.ends and len(self._terms) < TERMS_KEPT_MAX:
-            self._terms[key] = (peer, terms, moment.ns)
+        self._offers.on_terms(terms, peer=peer.fingerprint, key=key, now_ns=moment.ns)
+        if len(self._offers):
             self._wheel.by(HOUSEKEEPING, moment.ns + NS_PER_S)
+            self._wake.set()
         return None
 
     def on_echo(self, echo: Echo, *, amount_nanodollars: int) -> None:

@@ -33,7 +33,7 @@ from hostagent.reacting.money import TaskPurse
 from hostagent.reacting.obedience import Obedience
 from hostagent.reacting.prices import Prices
 from pricereactor.policies import Revaluable
-from pricereactor.policy import TaskPolicy, revalued
+from pricereactor.policy import TaskKind, TaskPolicy, revalued
 from pricereactor.rates import RateDecision, RateReactor, Verdict
 from pricereactor.signals import NS_PER_S, PriceSignal, Source
 
@@ -54,6 +54,16 @@ HOLD_NS = NS_PER_S
 """Who obeys holds its last target through so many silent intervals, at least so long."""
 
 USUAL_PACKET_BYTES = 1_500
+
+MORE_THAN_SENT = 2
+MORE_PACKETS_THAN_SENT = 1_000
+"""What a report may count beyond what we had counted last: what left meanwhile, or while our engine was away."""
+
+FORGET_NS = 60 * NS_PER_S
+"""A sender whose terms were not heard for so long is gone."""
+
+ANEW_NS = 10 * NS_PER_S
+"""A sender's agent begins anew no more often."""
 
 CUT_SAID = 3
 """A sender that does not obey is told to stop so often: a message can be lost."""
@@ -130,7 +140,7 @@ class _Asked:
     """Receiver pays: what a sender that obeys can have sent at most; what was asked for holds for a while."""
 
     def __init__(self, hold_ns: int) -> None:
-        self._hold_ns = hold_ns
+        self.hold_ns = hold_ns
         self._targets: deque[tuple[int, int]] = deque()  # until when it may hold, bits a second
         self._bit_ns = 0
         self._last_ns: int | None = None
@@ -138,7 +148,7 @@ class _Asked:
 
     def on_target(self, target_bit_s: int, now_ns: int) -> None:
         self.packets(now_ns)
-        self._targets.append((now_ns + self._hold_ns, target_bit_s))
+        self._targets.append((now_ns + self.hold_ns, target_bit_s))
 
     def packets(self, now_ns: int) -> int:
         """By now."""
@@ -186,6 +196,7 @@ class Session:
         self._terms_wait_ns = TERMS_FIRST_NS
         self._obedience = Obedience()
         self._asked = _Asked(0)
+        self._begun_anew_ns = moment.ns
         self._is_cut = False
         self._cut_said = 0
         self._number = 1
@@ -233,6 +244,9 @@ class Session:
         """The far end's count. The reactor recalculates as soon as it is there."""
         if self.role is not Role.SENDER_PAYS:
             return
+        sent = self._sent.total.packets
+        if self._has_counts and report.packets > MORE_THAN_SENT * sent + MORE_PACKETS_THAN_SENT:
+            return  # nobody can charge for packets that never left
         if self._evidence.marks.on_count(count_of(report)):
             self._on_far_end(moment)
 
@@ -255,13 +269,26 @@ class Session:
             self.is_over = True
             return
         is_other = terms.session != self.wire
+        if is_other and self._reactor is not None and moment.ns - self._begun_anew_ns < ANEW_NS:
+            return  # who always begins anew would never be judged
         self._heard_ns = moment.ns
         if self._reactor is None or is_other:  # its first word, or its agent has begun anew
             self.wire = terms.session
+            self._begun_anew_ns = moment.ns
             self._start_reactor(terms.interval_ms * MS, moment)
             self._obedience = Obedience()
-            self._asked = _Asked(self._patience_ns)
+            self._asked.hold_ns = self._patience_ns
             self.next_ns = moment.ns
+
+    def on_new_day(self, moment: Moment) -> None:
+        """A reactor that stopped for good, since the day's budget was used up, is made anew with the new day's."""
+        policy = self.beginning.policy
+        if policy is None or policy.day_budget_nanodollars is None or self._is_cut:
+            return
+        if policy.kind is not TaskKind.ELASTIC:  # a transfer is planned to its end, and its end is for good
+            return
+        if self._reactor is not None and self._decision.verdict is Verdict.STOP:
+            self._start_reactor(self._interval_ns, moment)
 
     def on_target(self, target: TargetRate, moment: Moment) -> None:
         """Obeys: what the receiver asks for, from now on."""
@@ -315,6 +342,8 @@ class Session:
     def _pay_for_receiving(self, moment: Moment, readings: Readings) -> list[Message]:
         if self._is_cut:
             return self._say_cut()
+        if self._heard_ns is not None and moment.ns - self._heard_ns >= FORGET_NS:
+            self._forget_sender(moment)
         if self._reactor is None:
             return []
         arrived_before = self._received.total
@@ -334,6 +363,11 @@ class Session:
         self._obedience.on_target(target)
         self._asked.on_target(target or 0, moment.ns)
         return [self._target(target)]
+
+    def _forget_sender(self, moment: Moment) -> None:
+        """What was counted and spent stays; its next terms begin as its first ones did."""
+        self._reactor = self._heard_ns = None
+        self._decide(RateDecision(target_bit_s=None, verdict=Verdict.LET_GO, reason="its sender is silent"), moment)
 
     def _count(self, moment: Moment, readings: Readings) -> None:
         """Our own engine is the receiver's meter."""

@@ -48,6 +48,11 @@ class Disbelief(enum.Enum):
     REPLAYED = "session_replayed"
     WRONG_TIME = "session_wrong_time"
     NOT_COUNTED = "session_not_counted"
+    TOO_MANY = "session_too_many"
+
+
+UNVERIFIED = frozenset((Disbelief.UNKNOWN_SENDER, Disbelief.MALFORMED, Disbelief.TOO_MANY))
+"""Found before a signature had to be verified."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,7 +99,7 @@ class Reader:
         self._providers = {
             fingerprint_of(provider.public_key): provider for provider in providers if provider.public_key is not None
         }
-        self._last: OrderedDict[tuple[str, str], int] = OrderedDict()
+        self._last: dict[str, OrderedDict[str, int]] = {}  # each peer's by itself: nobody makes us forget another's
         self._decoder = msgspec.json.Decoder(Signed)
 
     def read(self, datagram: bytes) -> Believed | MarkPrice | Disbelief:
@@ -132,9 +137,9 @@ class Reader:
         sequence = believed.message.sequence
         if abs(sequence - unix_ms) > MAX_AGE_MS:
             return Disbelief.WRONG_TIME
-        key = (believed.peer.fingerprint, believed.message.session)
-        last = self._last.pop(key, 0)
-        self._last[key] = max(last, sequence)
-        while len(self._last) > MOST_SESSIONS_KNOWN:
-            self._last.popitem(last=False)
+        known = self._last.setdefault(believed.peer.fingerprint, OrderedDict())
+        last = known.pop(believed.message.session, 0)
+        known[believed.message.session] = max(last, sequence)
+        while len(known) > MOST_SESSIONS_KNOWN:
+            known.popitem(last=False)
         return None if sequence > last else Disbelief.REPLAYED

@@ -26,7 +26,19 @@ def test_a_new_price_is_known_before_it_holds() -> None:
     made = pricing()
     made.set_price(2_000, NOW_MS + 10_000)
     schedule = PriceSchedule(made.pushes())
-    assert [schedule.price_at(NOW_MS + ms) for ms in (-1, 0, 10_499, 10_500)] == [None, 1_000, 1_000, 2_000]
+    assert [schedule.price_at(NOW_MS + ms) for ms in (499, 500, 10_499, 10_500)] == [None, 1_000, 1_000, 2_000]
+
+
+def test_a_gateway_that_is_started_again_with_another_price_says_so_before_it_holds() -> None:
+    """Who pays has what it may spend reckoned at the price that it knows."""
+    before, after = (
+        pricing(),
+        MarkPricing(
+            PricingSettings(nanodollars_per_mark=9_000, announced_ms=500), provider="p2", unix_ms=NOW_MS + 60_000
+        ),
+    )
+    schedule = PriceSchedule((*before.pushes(), *after.pushes()))
+    assert [schedule.price_at(NOW_MS + 60_000 + ms) for ms in (0, 499, 500)] == [1_000, 1_000, 9_000]
 
 
 def test_what_is_over_is_not_pushed_any_more() -> None:

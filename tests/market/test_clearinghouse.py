@@ -136,6 +136,30 @@ def test_the_same_traffic_is_not_sold_under_two_sessions() -> None:
     assert house.on_order(again) is Clearing.COUNTED_TWICE
 
 
+def test_a_session_does_not_grow_into_the_time_of_another_one() -> None:
+    house, other = clearing_house(), "0f" * 16
+    first = characterisation(lines=((1, 1_000, 4),), to_unix_ms=BEGINS_MS + 2_000)
+    later = {"session": other, "from_unix_ms": BEGINS_MS + 2_000, "to_unix_ms": BEGINS_MS + 4_000}
+    second = characterisation(lines=((1, 1_000, 5),), **later)
+    assert house.on_order(order(first)) is Clearing.CLEARED
+    assert house.on_order(order(second, intention(session=other), session=other)) is Clearing.CLEARED
+    grown = characterisation(2, ((1, 1_000, 9),), to_unix_ms=BEGINS_MS + 4_000)
+    assert house.on_order(order(grown)) is Clearing.COUNTED_TWICE
+    again = characterisation(2, ((1, 1_000, 7),), **later)
+    assert house.on_order(order(again, intention(session=other), session=other)) is Clearing.CLEARED, "its own time"
+    assert house.owed_to(P2.fingerprint) == 11_000
+
+
+def test_what_was_counted_in_an_instant_is_not_sold_twice_either() -> None:
+    house, other = clearing_house(), "0f" * 16
+    instant = {"from_unix_ms": BEGINS_MS + 5, "to_unix_ms": BEGINS_MS + 5}
+    assert house.on_order(order(characterisation(lines=((1, 1_000, 4),), **instant))) is Clearing.CLEARED
+    again = order(
+        characterisation(lines=((1, 1_000, 4),), session=other, **instant), intention(session=other), session=other
+    )
+    assert house.on_order(again) is Clearing.COUNTED_TWICE
+
+
 def test_the_house_limits_its_own_risk() -> None:
     house = clearing_house(credit_nanodollars={C1.fingerprint: 48_000 + 3_000})
     assert house.on_order(order()) is Clearing.CLEARED

@@ -3,25 +3,42 @@
 from __future__ import annotations
 
 import random
+from ipaddress import ip_address
 from pathlib import Path
 
 import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from session_worlds import ARRIVES, FLOW, MS, SESSION, T0
+from session_worlds import ARRIVES, FLOW, MS, SENDS, SESSION, T0
 
 from billpay.errors import EnvironmentFault
 from billpay.messages import FlowSelector
 from billpay.sessions import MarkPrice, MarkReport, Payer, SessionTerms, TargetRate
 from billpay.signing import SigningKey
-from dataplane.metering import Tally
+from dataplane.metering import UNATTRIBUTED, FlowMeter, Kind, Program, Tally
+from dataplane.shaping.plan import Match
+from hostagent import api
 from hostagent.reacting.aggregator import FORGET_NS, MOST_OF_ONE, Aggregator, SteadyCount
 from hostagent.reacting.days import FILE_NAME, DayBook, DayFile, KeptDays
+from hostagent.reacting.door import MOST_IN_VAIN, MOST_MET, NS_PER_S, Door
+from hostagent.reacting.matching import Launcher, SessionRule
+from hostagent.reacting.naming import key_of, selector_of
 from hostagent.reacting.obedience import Obedience
+from hostagent.reacting.offers import KEPT_NS, Offers
 from hostagent.reacting.prices import Prices, Provider
 from hostagent.reacting.wheel import SLOT_NS, Wheel
-from hostagent.reacting.wire import DATAGRAM_BYTES, MAX_AGE_MS, Believed, Disbelief, Numbers, Reader, SessionPeer, write
+from hostagent.reacting.wire import (
+    DATAGRAM_BYTES,
+    MAX_AGE_MS,
+    MOST_SESSIONS_KNOWN,
+    Believed,
+    Disbelief,
+    Numbers,
+    Reader,
+    SessionPeer,
+    write,
+)
 
 KEY = SigningKey(b"k" * 32)
 OTHER = SigningKey(b"o" * 32)
@@ -160,6 +177,87 @@ def test_every_message_fits_into_one_datagram() -> None:
     assert max(len(write(KEY, message)) for message in messages) <= DATAGRAM_BYTES
 
 
+def test_no_peer_makes_us_forget_what_another_one_said() -> None:
+    other = SessionPeer(
+        name="other", public_key=OTHER.public_key, fingerprint=OTHER.fingerprint, addresses=frozenset(("10.0.0.9",))
+    )
+    reader = Reader([PEER, other])
+    assert believed(reader, terms()) is None
+    for number in range(MOST_SESSIONS_KNOWN + 1):
+        assert reader.is_new(Believed(peer=other, message=terms(f"{number:032x}")), T0) is None
+    assert believed(reader, terms()) is Disbelief.REPLAYED
+
+
+def test_what_costs_and_brings_nothing_is_dropped_unread_for_the_rest_of_a_second() -> None:
+    door = Door(["10.0.0.1"])
+    door.on_news("10.0.0.7")
+    for number in range(MOST_IN_VAIN):
+        stranger = f"192.0.2.{number}"
+        assert door.admits(stranger, 5)
+        door.on_vain(stranger)
+    assert not door.admits("192.0.2.200", 6), "another address is no use"
+    assert door.admits("10.0.0.1", 6), "a peer is none of them"
+    assert door.admits("10.0.0.7", 6), "nor is who said something new before"
+    for _ in range(MOST_IN_VAIN):
+        door.on_vain("10.0.0.1")
+    assert not door.admits("10.0.0.1", 7)
+    assert door.admits("10.0.0.1", NS_PER_S)
+    assert door.admits("192.0.2.200", NS_PER_S)
+    for number in range(2 * MOST_MET):
+        door.on_news(f"10.1.{number // 256}.{number % 256}")
+    assert len(door._met) == MOST_MET
+
+
+def test_offers_are_of_their_sender_and_nobody_fills_the_table_alone() -> None:
+    offers = Offers()
+    for number in range(MOST_OF_ONE + 10):
+        key = ARRIVES._replace(remote_port=number + 1)
+        offers.on_terms(terms(f"{number:032x}"), peer="p", key=key, now_ns=0)
+    assert len(offers) == MOST_OF_ONE
+    offers.on_terms(terms(), peer="q", key=ARRIVES, now_ns=0)
+    offers.on_terms(terms("a" * 32), peer="p", key=ARRIVES, now_ns=0)
+    taken = offers.take(ARRIVES, KEPT_NS - 1)
+    assert taken is not None
+    assert taken.session == SESSION
+    assert offers.take(ARRIVES, 0) is None
+    offers.on_terms(terms(), peer="q", key=ARRIVES, now_ns=0)
+    offers.on_terms(terms(ends=True), peer="q", key=ARRIVES, now_ns=0)
+    assert offers.take(ARRIVES, 0) is None, "it was taken back"
+    offers.forget_old(KEPT_NS)
+    assert len(offers) == 0
+
+
+def test_an_address_is_as_on_the_wire() -> None:
+    near, far = "::ffff:10.0.0.1", "::ffff:10.0.0.2"
+    asked = api.SessionRequest(protocol="udp", local=near, local_port=4000, remote=far, remote_port=5004, task="film")
+    assert key_of(asked) == SENDS
+    assert selector_of(asked) == FLOW
+    asked = msgspec.structs.replace(asked, local="fe80::1%eth0", remote="fe80::2%eth0")
+    assert selector_of(asked).destination == "fe80::2"
+    assert key_of(asked).remote == ip_address("fe80::2").packed
+
+
+def test_a_flow_that_no_rule_names_is_asked_again_when_its_program_is_known() -> None:
+    launcher = Launcher()
+    launcher.use([SessionRule(task="film", match=Match(program="curl"))])
+    flow = FlowMeter(
+        key=SENDS,
+        program_number=1,
+        process_id=0,
+        traffic_class=0,
+        sent=Tally(),
+        received=Tally(),
+        first_ns=0,
+        last_ns=0,
+    )
+    curl = Program(kind=Kind.PROGRAM, executable="/usr/bin/curl")
+    assert launcher.request_for(flow, UNATTRIBUTED) is None
+    assert launcher.request_for(flow, UNATTRIBUTED) is None
+    assert launcher.request_for(flow, curl) is not None
+    launcher.forget_others([])
+    assert not launcher._unnamed
+
+
 def push(**more: object) -> MarkPrice:
     said: dict[str, object] = {"provider": "p2", "serial": 1, "nanodollars_per_mark": 5, **more}
     return MarkPrice(valid_from_unix_ms=T0, published_unix_s=T0 // 1000, **said)  # type: ignore[arg-type]
@@ -230,6 +328,15 @@ def test_it_is_not_written_at_each_nanodollar() -> None:
 def test_a_clock_that_goes_back_brings_no_old_day_back() -> None:
     book = DayBook(DayFile(day="2026-11-21", spent_nanodollars={"film": 5}))
     assert not book.on_day("2026-11-20")
+    assert book.spent("film") == 5
+    assert book.on_day("2026-11-22")
+    assert book.spent("film") == 0
+
+
+def test_a_clock_that_was_years_ahead_does_not_keep_the_day_for_years(tmp_path: Path) -> None:
+    kept = DayFile(day="2099-01-01", spent_nanodollars={"film": 5})
+    (tmp_path / FILE_NAME).write_bytes(msgspec.json.encode(kept))
+    book = KeptDays(tmp_path, day="2026-11-21").book
     assert book.spent("film") == 5
     assert book.on_day("2026-11-22")
     assert book.spent("film") == 0

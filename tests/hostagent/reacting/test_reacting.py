@@ -16,7 +16,7 @@ import pytest
 from session_worlds import MS, NOTHING, Kelly
 from session_worlds import Path as Link
 
-from billpay.sessions import MarkPrice, MarkReport
+from billpay.sessions import MarkPrice, MarkReport, TargetRate
 from billpay.signing import SigningKey
 from dataplane.host_engine import Ability, EngineName, HostEngine, Limit, PacedFlow
 from dataplane.metering import FlowKey, FlowMeter, Kind, Program
@@ -24,6 +24,7 @@ from dataplane.shaping.plan import Match
 from hostagent import api
 from hostagent.desk import Refused
 from hostagent.reacting.days import FILE_NAME, DayFile
+from hostagent.reacting.door import MOST_IN_VAIN
 from hostagent.reacting.matching import IDLE_NS, SessionRule
 from hostagent.reacting.prices import Provider
 from hostagent.reacting.reacting import Reacting
@@ -219,6 +220,10 @@ def datagram_to(port: int, address: str, data: bytes) -> None:
         sock.sendto(data, (address, port))
 
 
+def target() -> TargetRate:
+    return TargetRate(session="e" * 32, sequence=time.time_ns() // MS, target_bit_s=1)
+
+
 async def counted(agent: Agent, disbelief: Disbelief) -> None:
     async with asyncio.timeout(10):
         while not agent.reacting.disbelieved[disbelief]:
@@ -362,3 +367,71 @@ async def test_a_rule_that_cannot_be_kept_is_said_once_and_not_tried_each_second
             await a.reacting.match(rules, [(flow, Program(kind=Kind.PROGRAM, executable="/usr/bin/curl"))])
         assert len(a.said) == 1
         assert "no task 'nothing'" in a.said[0][1]
+
+
+async def test_what_a_person_ended_is_not_begun_again_by_a_rule(tmp_path: Path) -> None:
+    async with both(tmp_path) as (a, _):
+        rules = [SessionRule(task="film", match=Match())]
+        key = FlowKey(3, 6, bytes((127, 0, 0, 1)), 4000, bytes((127, 0, 0, 2)), 80)
+        curl = Program(kind=Kind.PROGRAM, executable="/usr/bin/curl")
+        flow = a.engine._meter(key, time.monotonic_ns())
+        await a.reacting.match(rules, [(flow, curl)])
+        (session,) = a.reacting.sessions()
+        await a.reacting.close(session.session)
+        await a.reacting.match(rules, [(flow, curl)])
+        assert a.reacting.sessions() == ()
+        await a.reacting.match(rules, [])
+        await a.reacting.match(rules, [(flow, curl)])
+        assert len(a.reacting.sessions()) == 1, "another flow, though it is called the same"
+
+
+async def test_nothing_is_said_to_a_stranger(tmp_path: Path) -> None:
+    async with both(tmp_path) as (a, b):
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as stranger:
+            stranger.bind(("127.0.0.9", a.reacting._port))
+            stranger.setblocking(False)
+            await a.reacting.open(msgspec.structs.replace(request(), remote="127.0.0.9"))
+            known = await a.reacting.open(request())
+            await until(a, known.session, lambda each: each.marks > 0)
+            with pytest.raises(BlockingIOError):
+                stranger.recv(2_000)
+        assert not b.reacting.disbelieved
+
+
+async def test_who_only_observes_asks_nobody_for_a_rate_and_promises_none(tmp_path: Path) -> None:
+    async with both(tmp_path) as (a, b):
+        sending = await a.reacting.open(request(pays=False))
+        await b.reacting.open(request(sends=False))
+        await until(a, sending.session, lambda each: each.target_bit_s is not None)
+        b.reacting._acts = lambda: False
+        await until(a, sending.session, lambda each: each.verdict == "let go")
+        async with asyncio.timeout(5):
+            while b.reacting.sessions():
+                await asyncio.sleep(0.01)
+        with pytest.raises(Refused, match="only observes"):
+            await b.reacting.open(request(sends=False))
+
+
+async def test_forged_datagrams_are_dropped_unread_after_some(tmp_path: Path) -> None:
+    async with both(tmp_path) as (a, b):
+        opened = await a.reacting.open(request())
+        await until(a, opened.session, lambda each: each.marks > 0)
+        forged = msgspec.json.decode(write(SigningKey(b"x" * 32), target()))
+        forged["signer"] = b.identity.key.fingerprint
+        datagram = msgspec.json.encode(forged)
+        for _ in range(3 * MOST_IN_VAIN):
+            if a.reacting._door.admits("127.0.0.66", 0):
+                a.reacting._on_datagram(datagram, "127.0.0.66")
+        assert a.reacting.disbelieved[Disbelief.BAD_SIGNATURE] == MOST_IN_VAIN
+        marks = a.reacting.sessions()[0].marks
+        await until(a, opened.session, lambda each: each.marks > marks)
+
+
+async def test_a_day_begins_before_its_first_session_does(tmp_path: Path) -> None:
+    yesterday = DayFile(day="2020-01-01", spent_nanodollars={"film": 10**12})
+    async with both(tmp_path) as (a, _):
+        book = a.reacting._open_days().book
+        book.day = yesterday.day
+        book.add("film", 10**12)
+        opened = await a.reacting.open(request())
+        assert opened.spent_today_nanodollars == 0

@@ -9,18 +9,31 @@ from itertools import pairwise
 
 import msgspec
 import pytest
-from session_worlds import ARRIVES, MS, SECRET_POLICY, SESSION, STEP_MS, T0, Fixed, Kelly, Wire, World, plain_policy
+from session_worlds import (
+    ARRIVES,
+    FLOW,
+    MS,
+    SECRET_POLICY,
+    SESSION,
+    STEP_MS,
+    T0,
+    Fixed,
+    Kelly,
+    Wire,
+    World,
+    plain_policy,
+)
 
 from billpay.markprices import MarkReading
 from billpay.messages import Signed
-from billpay.sessions import MarkPrice, MarkReport, SessionTerms, TargetRate
+from billpay.sessions import MarkPrice, MarkReport, Payer, SessionTerms, TargetRate
 from dataplane.marks_seen import SenderView
 from hostagent.reacting.prices import Prices, Provider
-from hostagent.reacting.session import HOLD_NS, Readings, Session
+from hostagent.reacting.session import ANEW_NS, FORGET_NS, HOLD_NS, Readings, Session
 from pricereactor.policies import reactor_for_task
 from pricereactor.policy import TaskPolicy
-from pricereactor.rates import RateReactor
-from pricereactor.signals import Source
+from pricereactor.rates import RateDecision, RateReactor, Verdict
+from pricereactor.signals import PriceSignal, Source
 
 
 def bad_wire(seed: int = 2) -> Wire:
@@ -41,6 +54,19 @@ def every(interval_ms: int) -> Callable[[TaskPolicy], Kelly]:
 
 def told(reactor: Fixed) -> Callable[[TaskPolicy], Fixed]:
     return lambda policy: reactor
+
+
+class Stopping(Fixed):
+    """Stops for good when it is told to."""
+
+    def __init__(self, policy: TaskPolicy) -> None:
+        super().__init__(policy.willingness_nanodollars_per_s * 5)
+        self.has_stopped = False
+
+    def on_interval(self, now_ns: int, signal: PriceSignal | None) -> RateDecision:
+        if self.has_stopped:
+            return RateDecision(target_bit_s=0, verdict=Verdict.STOP, reason="its budget is spent")
+        return super().on_interval(now_ns, signal)
 
 
 @pytest.mark.row("DPH-06")
@@ -339,6 +365,87 @@ def test_a_new_day_has_a_new_budget() -> None:
     assert verdict_of(world.sender) == "go"
     view = world.sender.view()
     assert view.spent_nanodollars == spent + view.spent_today_nanodollars
+
+
+def test_a_new_day_begins_a_reactor_anew_that_had_stopped_for_good() -> None:
+    world = World(Stopping, policy=plain_policy(day_budget_nanodollars=10**9))
+    world.run(1_000)
+    stopped = world.reactor
+    world.sender.on_new_day(world.moment)
+    assert world.reactor is stopped, "it had not stopped"
+    assert isinstance(stopped, Stopping)
+    stopped.has_stopped = True
+    world.run(1_000)
+    assert verdict_of(world.sender) == "stop"
+    world.sender.on_new_day(world.moment)
+    assert world.reactor is not stopped
+    world.run(1_000)
+    assert verdict_of(world.sender) == "go"
+
+
+def test_a_report_of_packets_that_never_left_costs_nothing() -> None:
+    world = World(Kelly, policy=plain_policy(day_budget_nanodollars=10**9))
+    world.run(3_000)
+    _, last = world.reports[-1]
+    spent = world.book.spent("film")
+    lie = msgspec.structs.replace(last, sequence=last.sequence + 1, packets=2**60, ce_packets=2**60, ect_packets=0)
+    world.sender.on_report(lie, world.moment)
+    assert world.sender.spent_nanodollars == spent
+    world.run(3_000)
+    assert spent < world.book.spent("film") == 1_000 * world.sender.view().marks < 10**6
+    assert verdict_of(world.sender) == "go"
+
+
+def begun_anew(world: World, session: str) -> SessionTerms:
+    """The agent of the sender was started again."""
+    return SessionTerms(session=session, sequence=T0 + world.now_ms, flow=FLOW, payer=Payer.RECEIVER, interval_ms=200)
+
+
+def test_a_senders_agent_that_begins_anew_does_not_make_the_guard_forget_what_is_under_way() -> None:
+    world = World(Kelly, sender_pays=False, policy=plain_policy(session_budget_nanodollars=10**9))
+    assert world.receiver is not None
+    world.run(ANEW_NS // MS + 1_000)
+    assert world.receiver._purse is not None
+    guard = world.receiver._purse._guard
+    assert guard is not None
+    asked, total, holds_ns = world.receiver._asked, guard._total, guard._settings.reaction_ns
+    packets = asked.packets(world.now_ms * MS)
+    world._make = every(200)
+    world.receiver.on_terms(begun_anew(world, "7" * 32), world.moment)
+    world.run(500)
+    assert world.receiver._asked.packets(world.now_ms * MS) > packets
+    assert guard._total > total
+    assert guard._settings.reaction_ns == 1_600 * MS > holds_ns, "the new one obeys longer in silence"
+
+
+def test_a_sender_cannot_begin_anew_again_and_again_instead_of_obeying() -> None:
+    world = World(Kelly, sender_pays=False)
+    assert world.receiver is not None
+    world.run(ANEW_NS // MS + 1_000)
+    world.stubborn_bit_s = 8_000_000
+    for number in range(20):
+        world.receiver.on_terms(begun_anew(world, f"{number:032x}"), world.moment)
+        world.run(100)
+    assert verdict_of(world.receiver) == "stop"
+    assert "cut" in world.receiver.view().reason
+
+
+def test_a_sender_whose_terms_are_not_heard_any_more_is_forgotten_and_comes_back() -> None:
+    world = World(Kelly, sender_pays=False, policy=plain_policy(session_budget_nanodollars=10**9))
+    assert world.receiver is not None
+    world.run(5_000)
+    spent = world.receiver.spent_nanodollars
+    world.wire.is_cut, world.stubborn_bit_s = True, 0
+    world.run(FORGET_NS // MS + 1_000)
+    told = len(world.targets)
+    world.run(2_000)
+    assert len(world.targets) == told, "nobody is there to be told"
+    assert "not been heard" in world.receiver.view().reason
+    world.wire.is_cut, world.stubborn_bit_s = False, None
+    world.run(15_000)
+    assert len(world.targets) > told
+    assert world.receiver.spent_nanodollars > spent > 0
+    assert verdict_of(world.receiver) == "go"
 
 
 def test_an_unknown_price_is_neither_0_nor_infinite() -> None:
