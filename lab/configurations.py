@@ -34,6 +34,8 @@ def roles_of(node: Node) -> tuple[str, ...]:
     match node.kind:
         case NodeKind.HOST:
             return (SECRETARY, AGENT)
+        case NodeKind.AGENT:
+            return (AGENT,)
         case NodeKind.ISP:
             return (GATEWAY,)
         case NodeKind.LEGACY | NodeKind.PLAIN:
@@ -104,9 +106,11 @@ class Configurations:
         """The link on one cable; behind a legacy neighbour it is the tunnel that leads on."""
         peer = self._scenario.node(peer_name)
         table: Table = {"interface": self._plan.end(node.name, peer_name).interface}
-        rate_bit_s = self._plan.cable(node.name, peer_name).link.rate_bit_s
-        if rate_bit_s:
-            table["rate_bit_s"] = rate_bit_s * RATE_SHARE_PPM // 1_000_000
+        link = self._plan.cable(node.name, peer_name).link
+        if link.rate_bit_s:
+            table["rate_bit_s"] = link.rate_bit_s * RATE_SHARE_PPM // 1_000_000
+            table |= {"marking": link.marking, "virtual_ppm": link.virtual_ppm, "queueing": link.queueing}
+            table |= {"limit_bytes": link.limit_bytes, "virtual_limit_bytes": link.virtual_limit_bytes}
         match peer.kind:
             case NodeKind.HOST:
                 table |= {"name": peer_name, "toll": toll_table(node, peer_name), **self._peer_host(peer)}
@@ -114,7 +118,7 @@ class Configurations:
                 address = self._plan.end(peer_name, node.name).address(self._family)
                 table |= {"name": peer_name, "toll": toll_table(node, peer_name)}
                 table |= self._peer_gateway(node, peer, address)
-            case NodeKind.LEGACY | NodeKind.PLAIN:
+            case NodeKind.LEGACY | NodeKind.PLAIN | NodeKind.AGENT:
                 tunnel = self._tunnel_by(node.name, peer_name)
                 if tunnel is None:
                     table |= {"name": peer_name, "toll": toll_table(node, peer_name), "peer": "legacy"}
@@ -233,6 +237,36 @@ class Configurations:
         }
 
     def _agent(self, node: Node) -> Table:
+        return self._paying_agent(node) if node.kind is NodeKind.HOST else self._reacting_agent(node)
+
+    def _reacting_agent(self, node: Node) -> Table:
+        """Counts and paces on its cables, and believes the other agents' counts of marks."""
+        ends = [cable.end_at(node.name) for cable in self._plan.cables_of(node.name)]
+        return {
+            "agent": {
+                "name": node.name,
+                "state_directory": str(self._places.of(node.name, AGENT)),
+                "mode": "act",
+                "kinds": "none",
+                "measure_rates": False,
+            },
+            "discovery": {"gateway": False},
+            "links": [{"interface": end.interface} for end in ends],
+            "peers": self._other_agents(node),
+        }
+
+    def _other_agents(self, node: Node) -> list[Table]:
+        return [
+            {
+                "name": other.name,
+                "addresses": [self._plan.address(other.name, version) for version in (4, 6)],
+                "certificate": self._certificate(other.name, AGENT),
+            }
+            for other in self._scenario.nodes
+            if other.kind is node.kind and other.name != node.name
+        ]
+
+    def _paying_agent(self, node: Node) -> Table:
         return {
             "agent": {"name": node.name, "state_directory": str(self._places.of(node.name, AGENT))},
             "secretary": {
@@ -249,15 +283,7 @@ class Configurations:
                 for peer in map(self._scenario.node, self._scenario.neighbours(node.name))
                 if peer.kind is NodeKind.ISP
             ],
-            "peers": [
-                {
-                    "name": other.name,
-                    "addresses": [self._plan.address(other.name, version) for version in (4, 6)],
-                    "certificate": self._certificate(other.name, AGENT),
-                }
-                for other in self._scenario.nodes
-                if other.kind is NodeKind.HOST and other.name != node.name
-            ],
+            "peers": self._other_agents(node),
         }
 
     def _uplink(self, node: Node, gateway: Node) -> Table:

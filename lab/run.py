@@ -26,10 +26,11 @@ from lab.outcome import make_report
 from lab.plan import Plan, make_plan
 from lab.report import Report
 from lab.scenarios import find_scenario
-from lab.steps import Interrupted, Steps, harm_of, wire_name
+from lab.steps import Interrupted, Steps
 from lab.taps import Orders, TapReport, Taps, Watch
 from lab.topology import Scenario
-from lab.wire import WireOrder, Wires
+from lab.wire import Wires
+from lab.wiring import start_wires
 
 _SETTLE_INTERVALS = 6  # statement intervals that the books may take to agree
 _SETTLE_POLL_S = 0.5
@@ -156,24 +157,9 @@ class _Run:
             raise Interrupted
 
     def _start_wires(self, network: Network, open_things: contextlib.ExitStack) -> Wires | None:
-        namespace = network.wire_namespace
-        if namespace is None:
-            return None
-        orders = []
-        for cable in self.plan.cables:
-            if cable.link.has_wire:
-                link = cable.link
-                harm = harm_of(delay_ms=link.delay_ms, loss_ppm=link.loss_ppm, reorder_ppm=link.reorder_ppm)
-                orders.append(
-                    WireOrder(
-                        name=wire_name(*(end.node for end in cable.ends)),
-                        interfaces=network.wire_interfaces(cable),
-                        harm=harm,
-                        seed=self.scenario.seed * 1000 + cable.number,
-                    )
-                )
-        wires = Wires(orders, lambda argv: namespace.argv(argv), self._log("wires", open_things))
-        open_things.callback(wires.close)
+        wires = start_wires(network, seed=self.scenario.seed, errors=self._log("wires", open_things))
+        if wires is not None:
+            open_things.callback(wires.close)
         return wires
 
     def _start_taps(self, network: Network, open_things: contextlib.ExitStack) -> Taps:

@@ -39,6 +39,7 @@ class NodeKind(enum.Enum):
     ISP = "isp"  # runs a gateway
     LEGACY = "legacy"  # forwards, knows nothing of Bill-Pay
     PLAIN = "plain"  # a host without an agent
+    AGENT = "agent"  # a host with an agent that pays no gateway: its flows follow prices by their rates
 
 
 class Toll(ScenarioValue, frozen=True, kw_only=True):
@@ -59,8 +60,8 @@ class Rule(ScenarioValue, frozen=True, kw_only=True):
     to: NodeName
     protocol: Annotated[str, msgspec.Meta(pattern=r"^(tcp|udp)$")] = "tcp"
     port: Port
-    strategy: Annotated[str, msgspec.Meta(pattern=r"^(fixed|bulk)$")] = "fixed"
-    amount_nanodollars: Amount  # for each packet; the most of it for "bulk" (willingness to pay)
+    strategy: Annotated[str, msgspec.Meta(pattern=r"^(fixed|bulk|timely)$")] = "fixed"
+    amount_nanodollars: Amount  # for each packet; the most of it for "bulk" and "timely" (willingness to pay)
     target_bit_s: BitRate = 1_000_000  # bulk: pays only when the goodput stays below
     sum_nanodollars: Annotated[int, msgspec.Meta(ge=1, le=10**12)] = 100_000_000
 
@@ -84,6 +85,11 @@ class Link(ScenarioValue, frozen=True, kw_only=True):
     delay_ms: Annotated[float, msgspec.Meta(ge=0, le=2000)] = 0
     loss_ppm: PartsPerMillion = 0
     reorder_ppm: PartsPerMillion = 0
+    marking: Annotated[str, msgspec.Meta(pattern=r"^(none|virtual-queue|virtual-red|avq|rem)$")] = "none"  # by ISPs
+    virtual_ppm: Annotated[int, msgspec.Meta(ge=100_000, le=1_000_000)] = 950_000
+    virtual_limit_bytes: Annotated[int, msgspec.Meta(ge=0, le=10**9)] = 0
+    queueing: Annotated[str, msgspec.Meta(pattern=r"^(fair|fifo)$")] = "fair"
+    limit_bytes: Annotated[int, msgspec.Meta(ge=0, le=10**9)] = 0  # of an ISP's queue; 0: 100 ms
     wire: bool = False  # a wire process even while it harms nothing, since a step will make it do so
 
     @property
@@ -296,7 +302,7 @@ class Scenario(ScenarioValue, frozen=True, kw_only=True):
 
     def hosts(self) -> list[Node]:
         """The nodes with a stable host address."""
-        return [node for node in self.nodes if node.kind in (NodeKind.HOST, NodeKind.PLAIN)]
+        return [node for node in self.nodes if node.kind in (NodeKind.HOST, NodeKind.PLAIN, NodeKind.AGENT)]
 
     @property
     def seconds(self) -> float:

@@ -19,6 +19,9 @@ from lab.namespaces import Namespace, end_process, inside_namespace
 _READY_S = 5.0
 _STEADY_BYTES = "4096"  # written at once: iperf3's own 128 KiB would be bursts that fill a slow link
 _OVERTIME_S = 30  # iperf3 is ended by us, when the measured time is over
+_FILE_SERVER = (  # http.server asks for its own name before it listens, and inside there is nobody to ask: five seconds
+    "import runpy, socket; socket.getfqdn = str; runpy.run_module('http.server', run_name='__main__', alter_sys=True)"
+)
 
 
 class Goodput(msgspec.Struct, frozen=True, kw_only=True):
@@ -113,7 +116,7 @@ class FileServer:
         directory.mkdir(parents=True, exist_ok=True)
         (directory / "file").write_bytes(bytes(int(megabytes * 1e6)))
         self._process = namespace.start(
-            [sys.executable, "-m", "http.server", str(port), "--bind", address, "--directory", str(directory)],
+            [sys.executable, "-c", _FILE_SERVER, str(port), "--bind", address, "--directory", str(directory)],
             stdout=errors,
             stderr=errors,
         )

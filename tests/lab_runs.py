@@ -5,8 +5,10 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from itertools import pairwise
+from multiprocessing import get_context
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,8 +18,10 @@ from scapy.layers.l2 import Ether
 from scapy.packet import Packet
 from scapy.utils import RawPcapReader
 
-from lab.plan import Plan
+from lab.plan import Plan, make_plan
 from lab.report import Report
+from lab.run import run_scenario
+from lab.scenarios import find_scenario
 
 TUNNEL_PORT = 7415
 NUMBER_OFFSET = 6  # behind the magic of lab.traffic
@@ -128,8 +132,45 @@ class Run:
         return next(n for n, step in enumerate(steps, start=1) if getattr(step, "name", "") == exchange)
 
 
-RunOnce = Callable[..., Run]
-"""`run_once("figure1", ipv6=True, seconds=12)`: the run, the same one for every test of the session."""
+class Wanted(NamedTuple):
+    """Which run: of what, how, how long."""
+
+    name: str
+    ipv6: bool = False
+    seconds: int | None = None
+
+
+class Runs:
+    """`runs("figure1", ipv6=True, seconds=12)`: the run, the same one for every test of the session."""
+
+    def __init__(self, make_folder: Callable[[str], Path]) -> None:
+        self._make_folder = make_folder
+        self._done: dict[Wanted, Run] = {}
+
+    def __call__(self, name: str, *, ipv6: bool = False, seconds: int | None = None) -> Run:
+        wanted = Wanted(name, ipv6, seconds)
+        self.side_by_side(wanted)
+        return self._done[wanted]
+
+    def side_by_side(self, *wanted: Wanted) -> None:
+        """Makes these at once, each with namespaces, daemons and links of its own.
+
+        A run mostly waits for its own clock. At once is for those that measure no more than a few Mbit/s: the machine
+        must stay half idle.
+        """
+        missing = [each for each in wanted if each not in self._done]
+        folders = [self._make_folder(each.name) for each in missing]
+        with ProcessPoolExecutor(max(1, len(missing)), get_context("fork")) as processes:
+            reports = list(processes.map(_run, missing, folders))
+        for each, folder, report in zip(missing, folders, reports, strict=True):
+            self._done[each] = Run(report=report, plan=make_plan(find_scenario(each.name)), folder=folder)
+
+
+def _run(wanted: Wanted, folder: Path) -> Report:
+    return run_scenario(wanted.name, ipv6=wanted.ipv6, seconds=wanted.seconds, pcap=folder, progress=lambda _line: None)
+
+
+RunOnce = Runs
 
 
 def checksums_hold(data: bytes) -> bool:

@@ -37,6 +37,20 @@ def test_a_host_asks_for_the_alternative_that_was_described_to_it(run_once: RunO
     assert taken == {(X, 0x803, 2)}
 
 
+@pytest.mark.row("BP-46", "BP-47", "BP-48")
+def test_a_call_pays_for_probes_of_all_ways_and_then_what_is_usual(run_once: RunOnce) -> None:
+    run = run_once("discovery", seconds=10)
+    left = run.payments("A", "X")
+    call = [item for item in left if item.number is not None and item.number[0] == run.stream("call")]
+    assert (call[0].amount, call[-1].amount) == (40, 3), "all that it is worth, then a toll of 2 and a tenth"
+    assert max(item.amount for item in left) == 40
+    assert call[-1].slots[0] == (X, 0, 2), "the way that the cartographer chose"
+    probes = [item for item in left if item.number is None and item.amount == 40]
+    asked = {slot for item in probes for slot in item.slots if slot[0]}
+    assert (X, 0, 2) in asked
+    assert any(not any(slot[0] for slot in item.slots) for item in probes), "the default way, too"
+
+
 @pytest.mark.row("BP-22", "BP-23", "BP-25", "BP-27", "BP-28")
 def test_a_host_without_knowledge_marks_the_first_undesirable(run_once: RunOnce) -> None:
     run = run_once("discovery-unknown", seconds=10)
@@ -45,6 +59,21 @@ def test_a_host_without_knowledge_marks_the_first_undesirable(run_once: RunOnce)
     assert (X, 1 << 0, 0) in asked  # any other than alternative 1
     assert (X, 0, 2) in asked  # and then by its number
     assert {slot[0] for slot in asked} == {X}  # W and Z have no alternatives, so nothing is asked of them
+
+
+@pytest.mark.row("BP-10")
+def test_who_downloads_pays_and_the_server_puts_it_all_into_the_content(run_once: RunOnce) -> None:
+    run = run_once("receiver-pays")
+    report = run.report
+    assert report.ok, report.shortfall
+    assert report.goodput_mbit_s["paid for"] > 2 * report.goodput_mbit_s["unpaid"]
+    by_hop = {(link.sender, link.receiver): link for link in report.links}
+    brought, content = by_hop["Y", "B"], by_hop["B", "Y"]
+    share = 1 * brought.packets
+    one_packet = 40 - 2  # what X and Y leave of it
+    assert content.packets > brought.packets > 300, "it is paid for as long as the connection lasts, and spread"
+    left = brought.received_nanodollars - share - content.sent_nanodollars
+    assert 0 <= left <= 10 * one_packet, "what came with the last acknowledgements, which nothing answers"
 
 
 @pytest.mark.row("BP-51")
