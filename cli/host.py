@@ -18,6 +18,7 @@ from cli.looking import looking_verbs
 from cli.records import record_verbs
 from cli.report import bugreport
 from cli.running import running_verbs
+from cli.sessions import session_verbs
 from cli.task_launcher import run_task
 from cli.up import up
 
@@ -56,6 +57,7 @@ host_sections: tuple[tuple[str, tuple[click.Command, ...]], ...] = (
     ("Run it", (up, *running_verbs)),
     ("Look at it", looking_verbs),
     ("Tell it what you want", (*deciding_verbs, run_task)),
+    ("Follow the price of congestion", session_verbs),
     ("What was", record_verbs),
     ("This machine", (doctor, restore, bugreport)),
     ("This command", introspection_verbs),

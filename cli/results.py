@@ -138,11 +138,24 @@ class Rehearsed(msgspec.Struct, frozen=True, kw_only=True):
     summary: HindsightSummary
 
 
+class CheckedTasks(Result, frozen=True, kw_only=True):
+    """What is wrong with the tasks of a file; `passed_over`: lines of a description that nobody knows."""
+
+    tasks: tuple[str, ...]
+    problems: tuple[str, ...]
+    passed_over: tuple[str, ...]
+
+
+SCENARIO: Final = "scenario"
+STUDY: Final = "study"
+
+
 class ScenarioName(Result, frozen=True, kw_only=True):
-    """A scenario of the lab."""
+    """A scenario of the lab, or a study."""
 
     name: str
     title: str
+    kind: str = SCENARIO
 
 
 @cache
@@ -150,6 +163,13 @@ def types() -> dict[str, Any]:
     """By verb. `lab run` has its document in docs/lab.md; verbs that print no JSON are not here."""
     from cli.doctor_report import Report
     from gateway.admin import GatewayStatus
+    from lab.simulator.results import Results
+    from lab.studies.bursts import BurstStudy
+    from lab.studies.cutoff import CutoffStudy
+    from lab.studies.metro import MetroStudy
+    from lab.studies.signals import SignalStudy
+    from lab.studies.timely import TimelyStudy
+    from pricereactor.policy import PolicyFile
     from secretary import messages
     from secretary.money.statements import Statement, Traced
     from secretary.replay import Line
@@ -175,6 +195,10 @@ def types() -> dict[str, Any]:
         "worths": tuple[api.Worth, ...],
         "notices": tuple[api.Notice, ...],
         "preview": Preview,
+        "sessions": tuple[api.Session, ...],
+        "session open": api.Session,
+        "task check": CheckedTasks,
+        "task show": PolicyFile,
         "doctor": Report,
         "restore": Restored,
         "bugreport": Written,
@@ -191,11 +215,14 @@ def types() -> dict[str, Any]:
         "secretary trace": Traced,
         "secretary replay": Line | Rehearsed,
         "lab list": tuple[ScenarioName, ...],
+        "lab simulate": Results,
+        "lab study": BurstStudy | CutoffStudy | MetroStudy | SignalStudy | TimelyStudy,
     }
 
 
 ACTIONS: Final = (
     *("down", "reload", "observe", "act", "confirm", "answer", "worth", "trust", "forget"),
+    *("session end", "session worth"),
     *("secretary answer", "secretary undo", "secretary budget raise", "secretary top-up", "secretary dispute"),
 )
 

@@ -34,6 +34,21 @@ def gateway_run(config: Path) -> None:
     asyncio.run(run(config))
 
 
+@gateway.command("mark-price")
+@click.argument("nanodollars", type=click.IntRange(0, 10**12))
+@click.option("--socket", required=True, type=click.Path(path_type=Path), help="The gateway's admin socket.")
+@one_line_errors
+def gateway_mark_price(nanodollars: int, socket: Path) -> None:
+    """A congestion mark costs NANODOLLARS from now on; hosts are told before it holds."""
+    from gateway.admin import change_mark_price
+
+    try:
+        price = asyncio.run(change_mark_price(socket, nanodollars))
+    except EnvironmentFault as fault:
+        leave(str(fault), ExitCode.UNREACHABLE)
+    click.echo(f"a mark costs {price.nanodollars_per_mark} n$ (price {price.serial} of {price.provider})")
+
+
 @gateway.command("status")
 @click.option("--socket", required=True, type=click.Path(path_type=Path), help="The gateway's admin socket.")
 @json_option

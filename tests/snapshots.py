@@ -344,6 +344,64 @@ NOVEMBER = api.Statement(
 )
 
 
+SESSIONS = (
+    api.Session(
+        session="9d41c07be2a34f5f8be1c0a7735f6e02",
+        number=212,
+        flow=FLOWS[1].flow,
+        program="restic",
+        task="offsite",
+        kind="elastic",
+        sends=True,
+        pays=True,
+        adapts=False,
+        verdict="go",
+        target_bit_s=12_800_000,
+        rate_bit_s=12_700_000,
+        source="receiver marks",
+        billed=True,
+        nanodollars_per_mark=1_000,
+        marked_ppm=39_700,
+        price_nanodollars_per_mb=26_500,
+        packets=318_000,
+        marks=12_625,
+        spent_nanodollars=12_625_000,
+        spent_today_nanodollars=31_400_000,
+        session_budget_nanodollars=50_000_000,
+        day_budget_nanodollars=200_000_000,
+        reason="a second may cost 42 µUSD, and does at this rate",
+        since_unix_s=NOW_UNIX_S - 300,
+    ),
+    api.Session(
+        session="27f05ce8a6d94b1c9e3d52f81b60a4d7",
+        number=38,
+        flow=FLOWS[3].flow,
+        program="curl",
+        task="delivery",
+        kind="transfer",
+        sends=True,
+        pays=True,
+        adapts=False,
+        verdict="pause",
+        target_bit_s=64_000,
+        rate_bit_s=63_800,
+        source="classic ECN",
+        billed=False,
+        nanodollars_per_mark=1_000,
+        marked_ppm=612_000,
+        price_nanodollars_per_mb=408_000,
+        marks=511,
+        spent_nanodollars=511_000,
+        spent_today_nanodollars=511_000,
+        session_budget_nanodollars=20_000_000,
+        worth_ppm=1_500_000,
+        reason="a megabyte costs 408 µUSD, more than the ceiling of 300 µUSD: the least rate until it is cheaper",
+        since_unix_s=NOW_UNIX_S - 95,
+    ),
+)
+"""A backup whose far end counts marks for us, and a transfer to somebody who does not."""
+
+
 def household(
     *,
     mode: api.Mode = api.Mode.OBSERVE,
@@ -428,6 +486,7 @@ def household(
             api.Rule(number=2, source="kinds", condition="program is one of 14 for backups", kind="backup", flows=0),
             api.Rule(number=3, source="kinds", condition="program is one of 18 for the web", kind="web", flows=41),
         ),
+        sessions=SESSIONS,
     )  # fmt: skip
 
 

@@ -65,6 +65,10 @@ class Source(Protocol):
 
     async def trust(self, fingerprint: str) -> None: ...
 
+    async def end_session(self, session: str) -> None: ...
+
+    async def set_session_worth(self, change: api.SessionWorth) -> None: ...
+
     def secretary(self, socket: str) -> PersonalSource | None:
         """The one behind that socket; None: there is no way to it from here."""
 
@@ -107,3 +111,11 @@ class LocalSource:
     async def trust(self, fingerprint: str) -> None:
         async with LocalClient(self._socket) as client:
             await client.trust(fingerprint)
+
+    async def end_session(self, session: str) -> None:
+        async with LocalClient(self._socket) as client:
+            await client.end_session(session)
+
+    async def set_session_worth(self, change: api.SessionWorth) -> None:
+        async with LocalClient(self._socket) as client:
+            await client.set_session_worth(change)

@@ -8,6 +8,8 @@ from gateway.admin import GatewayStatus
 
 def show_gateway(status: GatewayStatus) -> None:
     write(f"{status.name} (AS {status.as_number}): packets {status.data_plane}, {status.open_grants} open grants")
+    if status.mark_price is not None:
+        write(f"a mark costs {status.mark_price.nanodollars_per_mark} n$")
     is_wide = columns() >= WIDE_COLUMNS
     wide = (">kept", ">backlog", "books") if is_wide else ()
     grid = Grid("link", "state", ">received", ">sent", ">earned", ">toll now", ">we owe", ">they owe", *wide)

@@ -176,7 +176,7 @@ class HostCore:
             record.leave()
         if record.pool and returning is not None and returning.open and returning.is_valid(self._unix_s):
             spent = self._counters.value(returning.spent)
-            due = record.part() if has_content(payload, key) else record.pool
+            due = record.part(is_stream=key.protocol == TCP) if has_content(payload, key) else record.pool
             amount = min(due, record.ceiling, returning.grant.cap_nanodollars - spent, MAX_AMOUNT)
             if amount > 0 and returning.gate.admit(amount, spent_nanodollars=spent, now_ns=now_ns) is None:
                 return self._encode(record, key, amount, b"", returning.key), amount, True

@@ -18,9 +18,13 @@ from cartographer.policy import PathPolicy
 from hostagent.payments.commands import FlowReport, Oads, Observed
 from hostagent.payments.flows import Flow
 from hostagent.payments.flowtable import MAX_OBSERVED
+from pricereactor.reactor import TimelyPayment
 
 FORGET_NS = 300_000_000_000
 MAX_FLOWS = 8192
+MAX_DESTINATIONS = 256
+KNOWN_NS = 600_000_000_000
+"""What a path took then may say what it takes now."""
 CUMULATIVE = (
     "out_packets",
     "out_bytes",
@@ -44,6 +48,8 @@ class FlowBook:
         self.arriving: dict[FlowSelector, FlowReport] = {}
         self._raw: dict[FlowSelector, FlowReport] = {}
         self._before: dict[FlowSelector, FlowReport] = {}
+        self._probes_of: dict[FlowSelector, str] = {}
+        self._timely: dict[str, tuple[int, TimelyPayment]] = {}  # destination → when last, who knows its ways
         self.cartographer = Cartographer(PathPolicy(delay_value_nanodollars_per_ms=delay_value_nanodollars_per_ms))
 
     def on_reports(self, reports: Iterable[FlowReport], now_ns: int) -> None:
@@ -60,6 +66,7 @@ class FlowBook:
                     room_was_made = True
                 if flow is None and len(self.flows) < MAX_FLOWS:
                     flow = self.flows[report.flow] = Flow(report)
+                    flow.probes_of = self._probes_of.get(report.flow, "")
                 if flow is not None:
                     flow.on_report(report, now_ns)
             if report.in_packets and (report.flow in self.arriving or len(self.arriving) < MAX_FLOWS):
@@ -91,6 +98,7 @@ class FlowBook:
             if now_ns - raw.last_ns > FORGET_NS and selector not in self.flows and selector not in self.arriving:
                 del self._raw[selector]
                 self._before.pop(selector, None)
+                self._probes_of.pop(selector, None)
 
     def opposite(self, flow: Flow) -> FlowReport | None:
         """What arrives with the reverse direction of a flow."""
@@ -102,7 +110,7 @@ class FlowBook:
         if flow is None:
             return None
         before = flow.far_end.echo
-        flow.far_end.on_echo(echo, amount_nanodollars=flow.amount_nanodollars, now_ns=now_ns)
+        fresh_toll = flow.far_end.on_echo(echo, amount_nanodollars=flow.amount_nanodollars, now_ns=now_ns)
         if flow.is_probe:
             return flow
         known = {seen.oads: seen.packets for seen in before.observations} if before is not None else {}
@@ -118,7 +126,48 @@ class FlowBook:
                 remaining=flow.amount_nanodollars - toll if toll is not None else newest.lowest_amount,
                 now_ns=now_ns,
             )
+        if flow.timely is not None:
+            flow.timely.follow(way := _way(flow.path))
+            if fresh_toll is not None and len(fresh) == 1:  # else it is of several ways
+                flow.timely.on_packets(way, sent=0, lost=0, tolls_nanodollars=(fresh_toll,))
         return flow
+
+    # --- probes for what cannot wait --------------------------------------------------------------------------------
+
+    def pay_probes_by(self, selector: FlowSelector, grant: str) -> None:
+        """Whose ways the probes of a flow are for from now on; "": no timely flow's, so a rule has to name them."""
+        if self._probes_of.get(selector, "") == grant:
+            return
+        if grant:
+            self._probes_of[selector] = grant
+        else:
+            del self._probes_of[selector]
+        flow = self.flows.get(selector)
+        if flow is not None:
+            flow.probes_of, flow.judged = grant, flow.judged and not grant
+
+    def on_probe(self, destination: str, path: str, toll_nanodollars: int | None) -> None:
+        """What a probe of ours met; no toll: it was lost on the way."""
+        for flow in self.flows.values():
+            if flow.timely is None or flow.selector.destination != destination:
+                continue
+            if toll_nanodollars is None:
+                flow.timely.on_packets(_way(path), sent=1, lost=1)
+            else:
+                flow.timely.on_packets(_way(path), sent=1, lost=0, tolls_nanodollars=(toll_nanodollars,))
+
+    def _know_ways(self, flow: Flow, timely: TimelyPayment, now_ns: int) -> None:
+        """A flow begins with what the last one to the same destination learned, if that is not long ago."""
+        destination = flow.selector.destination
+        when_ns, earlier = self._timely.pop(destination, (now_ns, timely))
+        if not flow.knows and earlier is not timely and now_ns - when_ns < KNOWN_NS:
+            timely.adopt(earlier)
+        flow.knows = True
+        self._timely[destination] = (now_ns, timely)
+        if len(self._timely) > MAX_DESTINATIONS:
+            del self._timely[next(iter(self._timely))]
+
+    # --- turns ------------------------------------------------------------------------------------------------------
 
     def decide(self, now_ns: int) -> list[Flow]:
         """Asks reactors and cartographer; gives the flows of which the packet core does not know the latest."""
@@ -135,6 +184,8 @@ class FlowBook:
         return changed
 
     def _decide_one(self, flow: Flow, now_ns: int) -> None:
+        if flow.timely is not None:
+            self._know_ways(flow, flow.timely, now_ns)
         decision = flow.decide(now_ns)
         assert decision is not None
         destination = flow.selector.destination
@@ -178,6 +229,11 @@ def reverse(selector: FlowSelector) -> FlowSelector:
         source_port=selector.destination_port,
         destination_port=selector.source_port,
     )
+
+
+def _way(path: str) -> str:
+    """A path without alternatives has no name of its own."""
+    return path or "the only way"
 
 
 def path_text(oads: Oads) -> str:

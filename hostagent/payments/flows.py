@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from billpay.header import MAX_AMOUNT_NANODOLLARS
 from billpay.messages import Echo, FlowSelector, Grant
 from hostagent.payments.commands import FlowReport, Oads
-from pricereactor.reactor import Decision, Observation, Reactor
+from pricereactor.reactor import Decision, Observation, Reactor, TimelyPayment
 
 NS_PER_S = 1_000_000_000
 RATE_WINDOW_NS = 1_000_000_000
@@ -58,20 +58,27 @@ class FarEnd:
     received: Meter = field(default_factory=Meter)
     echo: Echo | None = None
     toll_nanodollars: int | None = None
+    _is_mixed: bool = False  # packets of an earlier amount may have arrived behind the echo that it changed with
     _base: tuple[int, int, int] = (0, 0, 0)  # paid packets, nanodollars and our amount where the toll is reckoned from
 
-    def on_echo(self, echo: Echo, *, amount_nanodollars: int, now_ns: int) -> None:
-        """The toll is the amount less what arrived of it, over packets that were all sent with the same amount."""
+    def on_echo(self, echo: Echo, *, amount_nanodollars: int, now_ns: int) -> int | None:
+        """The toll is the amount less what arrived of it, over packets that were all sent with the same amount: given
+        where the echo says something new of it that no packet of another amount is in.
+        """
+        fresh = None
         self.received.add(now_ns, echo.bytes)
         packets, received, amount = self._base
         new = echo.paid_packets - packets
         if amount != amount_nanodollars or new < 0:
             self._base = (echo.paid_packets, echo.received_nanodollars, amount_nanodollars)
+            self._is_mixed = True
         elif new >= SETTLED_PACKETS:  # fewer are waited for, or a slow flow would never know its toll
             left = (echo.received_nanodollars - received + new // 2) // new
             self.toll_nanodollars = max(0, amount_nanodollars - left)
+            fresh, self._is_mixed = None if self._is_mixed else self.toll_nanodollars, False
             self._base = (echo.paid_packets, echo.received_nanodollars, amount_nanodollars)
         self.echo = echo
+        return fresh
 
     def goodput_bit_s(self) -> int | None:
         rate = self.received.per_s()
@@ -121,6 +128,9 @@ class Flow:
     return_told: int | None = None  # serial
     return_headroom: int = 0  # how much could still go back when the grant was last raised
     is_probe: bool = False
+    probes_of: str = ""  # of a probe: the grant of the timely flow that pays for it
+    probes_nanodollars: int = 0  # that probes of its ways carried before its reactor of now
+    knows: bool = False  # its timely reactor has heard what earlier flows learned
     _spent_of_earlier: int = -1  # what the packet core counts until it knows the latest grant
     _before: _Before = _Before()
 
@@ -158,7 +168,9 @@ class Flow:
             )
         self.grant, self.opened_at = None, ""
         self.return_grant, self.return_opened_at = None, ""
-        self.reactor, self.amount_nanodollars = None, 0
+        if self.timely is not None:
+            self.probes_nanodollars = self.timely.probes_nanodollars
+        self.reactor, self.amount_nanodollars, self.knows = None, 0, False
         self.judged, self.strategy, self.rule = False, "unpaid", ""
 
     @property
@@ -210,6 +222,17 @@ class Flow:
         )
         self.amount_nanodollars = min(decision.amount_nanodollars, self.packet_ceiling)
         return decision
+
+    @property
+    def timely(self) -> TimelyPayment | None:
+        """Its reactor, if that wants to know the ways."""
+        return self.reactor if isinstance(self.reactor, TimelyPayment) else None
+
+    def react_by(self, reactor: Reactor) -> None:
+        """From now on. The probes' budget is one for the whole flow."""
+        self.reactor, self.knows = reactor, False
+        if self.timely is not None:
+            self.timely.probes_nanodollars = self.probes_nanodollars
 
     @property
     def is_out_of_money(self) -> bool:

@@ -24,8 +24,8 @@ REPORTS_AT_ONCE = 150
 FEW, RECENT = 8, 64
 """Between so many packets of a flow say how many leave for each that brings a payment."""
 
-GATHERED = 8
-"""What gathered goes back by this part of it in each packet."""
+GATHERED = 64
+"""What gathered goes back by this part of it in each packet, besides its share of what arrived last."""
 
 SPARED_AT_MOST = 256
 """So many flows with money at the front are passed over before one of them is forgotten for a new flow."""
@@ -131,15 +131,19 @@ class FlowRecord:
             self.leavings >>= 1
             self.arrivals >>= 1
 
-    def part(self) -> int:
-        """What one packet takes back. Those that leave share alike what arrives for them: a download's content is
-        many packets for each paid acknowledgement, and packets of one flow that pay unlike overtake each other where
-        the network is full. What has gathered besides goes by and by.
+    def part(self, *, is_stream: bool) -> int:
+        """What one packet takes back: all that is in hand where replies answer requests one by one.
+
+        In a stream, those that leave share alike what arrives for them: a download's content is many packets for each
+        paid acknowledgement, and packets of one flow that pay unlike overtake each other where the network is full.
+        What has gathered besides goes by and by.
         """
-        part = self.unit
-        if self.leavings >= FEW and self.leavings * 4 > self.arrivals * 5:
-            part = -(-part * self.arrivals // self.leavings)
-        return min(self.pool, max(part, -(-self.pool // GATHERED)))
+        more_leave = self.leavings >= FEW and self.leavings * 4 > self.arrivals * 5
+        if not (is_stream or more_leave):
+            return self.pool
+        part = -(-self.unit * self.arrivals // self.leavings) if more_leave else self.unit
+        gathered = max(0, self.pool - self.unit)
+        return min(self.pool, part - (-gathered // GATHERED))
 
     def observe(self, words: bytes, amount: int, path_length: int) -> None:
         """Counts a paid arrival by the ISP-OADs in it; the latest stand last."""

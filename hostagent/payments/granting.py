@@ -147,17 +147,21 @@ class Granting:
             gateway=uplink.certificate.fingerprint,
             transfer=transfer,
             price_nanodollars_per_mb=await self._price(flow, uplink) if transfer.program else 0,
+            probes_of=flow.probes_of,
         )
         if isinstance(answer, Unpaid):
             flow.judged, flow.strategy = True, "unpaid"
             flow.on_refused(answer.code, answer.message)
             return
         flow.rule, flow.strategy = answer.rule, answer.strategy
-        flow.reactor = reactor_for(
-            answer.strategy,
-            amount_nanodollars=answer.amount_nanodollars,
-            willingness_nanodollars=answer.willingness_nanodollars,
-            target_bit_s=answer.target_bit_s,
+        flow.react_by(
+            reactor_for(
+                answer.strategy,
+                amount_nanodollars=answer.amount_nanodollars,
+                willingness_nanodollars=answer.willingness_nanodollars,
+                target_bit_s=answer.target_bit_s,
+                probes_nanodollars=answer.probes_nanodollars,
+            )
         )
         await self._open(flow, uplink, answer.signed)
         flow.judged = True
@@ -358,6 +362,6 @@ def is_own_control(flow: Flow) -> bool:
 
 def is_probe(selector: FlowSelector) -> bool:
     """Our own question to an echo: of no program that a person knows, so only a rule of the secretary's file pays for
-    it.
+    it, or that of the timely flow whose ways it asks about.
     """
     return selector.protocol == 17 and selector.destination_port == ECHO_PORT

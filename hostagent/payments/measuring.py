@@ -13,6 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from ipaddress import ip_address
+from typing import NamedTuple
 
 from billpay.errors import EnvironmentFault, RemoteProtocolError
 from billpay.header import Slot
@@ -22,12 +23,13 @@ from dataplane.supervisor import ReaderUnavailable
 from hostagent.configuration import Configuration
 from hostagent.payments.commands import Answer, Command, FlowReport, Oads, PayFlow, ProbeSeen
 from hostagent.payments.echoes import Disbelief, EchoPeer, EchoReader, EchoWriter
-from hostagent.payments.flowbook import FlowBook, reverse
+from hostagent.payments.flowbook import FlowBook, path_text, reverse
 from hostagent.payments.flows import Flow
 from hostagent.payments.probing import Probe, decode_probe, encode_probe
 from hostagent.payments.uplinks import Uplink
 from neighbour.control import Unreachable
 from neighbour.identity import NodeIdentity, PeerCertificate
+from pricereactor.reactor import TimelyPayment
 
 LOG = logging.getLogger("hostagent")
 DATAGRAM_BYTES_MAX = 4096
@@ -36,6 +38,17 @@ MAX_ECHOES_A_TURN = 100
 MAX_PROBES_WAITING = 16
 MAX_PROBED_FLOWS = 1024
 MAX_ASKED = 256
+LOST_NS = 3_000_000_000
+"""A probe that nobody answered for so long is lost."""
+
+
+class Asked(NamedTuple):
+    """A paid probe under way."""
+
+    destination: str
+    slots: tuple[Slot, ...]
+    amount_nanodollars: int
+    sent_ns: int
 
 
 class Measuring:
@@ -61,7 +74,8 @@ class Measuring:
         self.disbelieved: Counter[Disbelief] = Counter()
         self._echoed: dict[FlowSelector, tuple[int, int]] = {}  # when, and how many packets had arrived
         self._probes_seen: dict[FlowSelector, list[ProbeSeen]] = {}
-        self._asked: dict[int, tuple[str, tuple[Slot, ...], int]] = {}  # probe → destination, slots, amount
+        self._asked: dict[int, Asked] = {}  # by the probe's number, the oldest first
+        self._ways: dict[tuple[str, tuple[Slot, ...]], str] = {}  # destination and slots → the path that answered
         self._probe_number = 0
         self._sockets: dict[int, socket.socket] = {}
         self._probe_sockets: dict[int, socket.socket] = {}
@@ -116,19 +130,37 @@ class Measuring:
             asked = self._asked.pop(reply.probe, None)
             if asked is None:
                 continue
-            destination, slots, amount = asked
+            destination, toll = asked.destination, max(0, asked.amount_nanodollars - reply.remaining)
             round_trip_ns = max(1, now_ns - reply.sent_ns - reply.held_ns)
+            self._note_way(asked, path_text(reply.oads))
+            self._flows.on_probe(destination, path_text(reply.oads), toll)
             self._flows.cartographer.on_probe_reply(
                 destination,
-                slots,
+                asked.slots,
                 reply.oads,
-                toll_nanodollars=max(0, amount - reply.remaining),
+                toll_nanodollars=toll,
                 round_trip_ns=round_trip_ns,
                 now_ns=now_ns,
             )
             for flow in self._flows.flows.values():
                 if flow.selector.destination == destination and flow.amount_nanodollars:
                     flow.round_trip_ns = round_trip_ns
+
+    def _note_way(self, asked: Asked, path: str) -> None:
+        self._ways.pop((asked.destination, asked.slots), None)
+        self._ways[asked.destination, asked.slots] = path
+        if len(self._ways) > MAX_ASKED:
+            del self._ways[next(iter(self._ways))]
+
+    def _give_up_lost(self, now_ns: int) -> None:
+        """A probe that asked for a way which answered before says that this one loses."""
+        for number, asked in list(self._asked.items()):
+            if now_ns - asked.sent_ns < LOST_NS:
+                break
+            del self._asked[number]
+            path = self._ways.get((asked.destination, asked.slots))
+            if path is not None:
+                self._flows.on_probe(asked.destination, path, None)
 
     # --- echoes that go ---------------------------------------------------------------------------------------------
 
@@ -185,20 +217,29 @@ class Measuring:
     # --- probes -----------------------------------------------------------------------------------------------------
 
     async def send_probes(self, now_ns: int) -> None:
-        """Asks along the alternatives of those destinations that we pay towards."""
+        """Asks along the alternatives of those destinations that we pay towards. Those of a timely flow are paid for by
+        its own rule, as long as their budget lasts.
+        """
+        self._give_up_lost(now_ns)
         if not self._may_probe:
             return
         targets: dict[str, Flow] = {}
         for flow in self._flows.flows.values():
             if flow.is_probe or not flow.amount_nanodollars or not flow.is_active(now_ns):
                 continue
-            if flow.grant is not None and flow.selector.destination in self._peer_addresses:
-                targets.setdefault(flow.selector.destination, flow)
+            destination = flow.selector.destination
+            if flow.grant is None or destination not in self._peer_addresses:
+                continue
+            if destination not in targets or (_prober(flow) and not _prober(targets[destination])):
+                targets[destination] = flow
         for destination, flow in targets.items():
+            prober = _prober(flow)
+            if prober is not None and not prober.may_probe:  # the flow's reason says how much they were
+                continue
             for slots in self._flows.cartographer.probes_due(destination, now_ns):
-                await self._send_probe(destination, flow, slots)
+                await self._send_probe(destination, flow, slots, now_ns)
 
-    async def _send_probe(self, destination: str, paying: Flow, slots: tuple[Slot, ...]) -> None:
+    async def _send_probe(self, destination: str, paying: Flow, slots: tuple[Slot, ...], now_ns: int) -> None:
         """The probe's own flow has to be judged and granted first: until then its datagrams go unpaid and
         unanswered.
         """
@@ -210,13 +251,15 @@ class Measuring:
             source_port=sock.getsockname()[1],
             destination_port=ECHO_PORT,
         )
+        prober = _prober(paying)
+        self._flows.pay_probes_by(selector, paying.grant.grant if prober is not None and paying.grant else "")
         flow = self._flows.flows.get(selector)
         self._probe_number += 1
         number = self._probe_number
         if flow is not None:
             flow.is_probe = True
-            amount = paying.amount_nanodollars
-            if flow.grant is not None and flow.opened_at:
+            if flow.grant is not None and flow.opened_at and flow.judged:
+                amount = paying.amount_nanodollars if prober is None else prober.take_probe() or 0
                 oads: Oads = tuple((slot.as_number, slot.alternatives, slot.choice) for slot in slots)
                 try:
                     await self._tell(PayFlow(flow=selector, grant=flow.grant, amount_nanodollars=amount, slots=oads))
@@ -226,7 +269,7 @@ class Measuring:
                 flow.told = flow.wanted()
                 while len(self._asked) >= MAX_ASKED:
                     self._asked.pop(next(iter(self._asked)))
-                self._asked[number] = (destination, slots, amount)
+                self._asked[number] = Asked(destination, slots, amount, now_ns)
         probe = encode_probe(Probe(number, time.monotonic_ns()))
         self._send(sock, probe, destination, ECHO_PORT)
 
@@ -259,6 +302,11 @@ def _reply_to(seen: ProbeSeen, now_ns: int) -> ProbeReply | None:
         remaining=seen.remaining,
         oads=seen.oads,
     )
+
+
+def _prober(flow: Flow) -> TimelyPayment | None:
+    """Whoever has a budget for probes."""
+    return flow.timely if flow.timely is not None and flow.timely.has_probes else None
 
 
 def _peer_of(name: str, addresses: tuple[str, ...], certificate: str) -> EchoPeer:

@@ -28,7 +28,7 @@ Run = Callable[..., Result]
 GOLDEN = Path(__file__).parent / "golden"
 LOOKS = (
     *("status", "flows", "programs", "kinds", "why zoom", "rules", "networks", "prices", "budget", "paths"),
-    *("accounts", "notices", "preview", "inbox", "worths", "statement", "history", "replay --since 30d"),
+    *("accounts", "notices", "preview", "inbox", "worths", "sessions", "statement", "history", "replay --since 30d"),
     *("top --once", "top --once --by flow --sort name", "top --once --by kind --sort worth --rows 3"),
 )
 """What asks and changes nothing."""

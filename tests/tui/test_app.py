@@ -157,6 +157,7 @@ async def test_every_key_of_every_screen_stands_in_the_help() -> None:
         "question_mark": "?",
         "slash": "/",
         "plus": "+",
+        "minus": "-",
         "escape": "esc",
         "left": "←",
         "right": "→",

@@ -28,6 +28,7 @@ SCENES: dict[str, list[str]] = {
     "flows": [],
     "details": ["down", "enter"],
     "why": ["down", "down", "down", "w"],
+    "sessions": ["v", "enter"],
     "filter": ["slash", *"443"],
     "sorted": ["s", "s", "s", "S"],
     "kinds": ["2"],
@@ -85,6 +86,7 @@ SHOWN_IN_DOCS = {
     "flows": "160x50",
     "details": "80x24",
     "why": "80x24",
+    "sessions": "80x24",
     "kinds": "160x50",
     "worth": "80x24",
     "inbox": "80x24",
@@ -117,7 +119,16 @@ def _past(app: AgentApp, now: api.Snapshot) -> None:
             )
             for place, flow in enumerate(now.flows)
         )
-        app.state.on_snapshot(msgspec.structs.replace(now, unix_s=now.unix_s - STEP_S * step, flows=flows))
+        sessions = tuple(
+            msgspec.structs.replace(
+                session,
+                rate_bit_s=_wave(session.rate_bit_s, step, place),
+                price_nanodollars_per_mb=_wave(session.price_nanodollars_per_mb or 0, step, place + 3),
+            )
+            for place, session in enumerate(now.sessions)
+        )
+        then = now.unix_s - STEP_S * step
+        app.state.on_snapshot(msgspec.structs.replace(now, unix_s=then, flows=flows, sessions=sessions))
 
 
 async def drawn(scene: str, size: tuple[int, int]) -> tuple[str, str]:

@@ -40,7 +40,7 @@ class History:
             rings = before.get(key) or tuple(array("q") for _ in values)
             for ring, value in zip(rings, values, strict=True):
                 ring.extend([MISSING] * gap)
-                ring.append(min(max(value, 0), MOST))
+                ring.append(MISSING if value == MISSING else min(max(value, 0), MOST))
                 del ring[: max(0, len(ring) - LENGTH)]
             self._rings[key] = rings
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from hostagent import api
-from tui.model.history import History, Key
+from tui.model.history import MISSING, History, Key
 from tui.model.kinds import program_key
 
 QUIET_S: Final = 5  # an agent that works tells something several times a second
@@ -81,6 +81,9 @@ def _readings(snapshot: api.Snapshot) -> Iterator[tuple[Key, tuple[int, ...]]]:
     """What is remembered: rates out and in, and the price where there is one."""
     for flow in snapshot.flows:
         yield ("flow", flow.flow), (flow.rate_bit_s, flow.received_bit_s, flow.price_nanodollars_per_mb or 0)
+    for session in snapshot.sessions:
+        asked = session.price_nanodollars_per_mb
+        yield ("session", session.session), (session.rate_bit_s, MISSING if asked is None else asked)
     for program in snapshot.programs:
         yield ("program", program_key(program)), (program.sent_bit_s, program.received_bit_s)
     for kind in snapshot.kinds:

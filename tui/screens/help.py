@@ -40,11 +40,12 @@ KEYS: Final = (
             ("e", "flows, kinds: say what a program is worth"),
             ("tab", "kinds: programs or kinds; month: by which column"),
             ("r", "kinds: all rules in their order, with hits"),
-            ("y d", "inbox: yes, or no; then for how long"),
+            ("y d", "inbox: yes, no, then for how long; d ends a session"),
             ("u", "inbox: take an answer back, and what it taught"),
-            ("v", "inbox: answered, too; month: the agent's count"),
+            ("v", "flows: sessions; inbox: answered; month: agent's"),
             ("← → [ ]", "month: the month before, the next one"),
             ("+", "budgets: pay into the purse"),
+            ("+ -", "sessions: worth half as much again, or less"),
             ("g", "nets: trust a gateway's new fingerprint"),
         ),
     ),
@@ -57,6 +58,7 @@ NUMBERS: Final = (
     "– there is none   ? nobody told us yet   ! look at it",
     "plots: the last five minutes",
     "budgets: █ used, ▒ will be used at this pace, ░ left; ■ told",
+    "sessions: ~ estimated, nobody bills it",
     "month: ~ as told or assumed, not yet confirmed   ! disputed",
 )
 WIDTH: Final = 19
