@@ -1,7 +1,7 @@
 # Two commands: `make run` and `make test`. Each does all the set-up that it needs, and is quick the second time.
 SHELL := /bin/bash
 BIN := .venv/bin
-PACKAGES := billpay dataplane neighbour secretary cartographer pricereactor hostagent gateway tui lab cli
+PACKAGES := billpay dataplane neighbour secretary cartographer pricereactor market hostagent gateway tui lab cli
 # Namespaces and netfilter queues need root; with sudo at hand the lab and its tests use it.
 AS_ROOT := $(shell [ "$$(id -u)" -eq 0 ] || ! command -v sudo >/dev/null 2>&1 || echo sudo -E)
 

@@ -18,6 +18,7 @@ import pytest
 
 import gateway.configuration
 import hostagent.configuration
+import lab.simulator.experiment
 import lab.topology
 import secretary.configuration
 from cli.main import main
@@ -241,6 +242,8 @@ def test_every_configuration_loads(block: Block, tmp_path: Path) -> None:
         secretary.configuration.load(path)
     elif "nodes" in table:
         lab.topology.load(path)
+    elif "flows" in table:
+        lab.simulator.experiment.load(path)
     else:
         path.write_text(block.text if "agent" in table else LEAST + block.text, encoding="utf-8")
         hostagent.configuration.terms_of(hostagent.configuration.load(path), path)

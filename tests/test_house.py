@@ -18,6 +18,7 @@ PACKAGES = (
     "secretary",
     "cartographer",
     "pricereactor",
+    "market",
     "hostagent",
     "gateway",
     "tui",
