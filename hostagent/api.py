@@ -78,7 +78,7 @@ class Flow(ApiValue, frozen=True, kw_only=True):
 
     flow: str  # "tcp 10.77.200.1:40000 → 10.77.200.2:5201"
     rule: str  # name of the secretary's rule, "" for unpaid
-    strategy: str  # "bulk", "fixed", "return", "unpaid"
+    strategy: str  # "bulk", "timely", "fixed", "return", "unpaid"
     rate_bit_s: int  # over the last second
     packets: int
     bytes: int

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from billpay.errors import EnvironmentFault, LocalProtocolError
-from billpay.messages import FlowSelector
+from billpay.messages import Echo, FlowSelector
 from dataplane.attribution.foreground import is_foreground
 from dataplane.attribution.processes import running_executables
 from dataplane.ceilings import CeilingWatch, Verdict, read_usage
@@ -164,6 +164,7 @@ class Agent:
                 on_change=self._server.changed,
                 context_of=self._context_of,
                 tell=lambda code, message: self._notices.say(self._clock.unix_s(), code, message),
+                heard=self._on_echo,
             )
         self._ceilings = CeilingWatch()
         self._usage = Verdict()
@@ -187,6 +188,11 @@ class Agent:
             acts=self._acts,
             listen=EVERYWHERE if configuration.peers or configuration.providers else (),
         )
+
+    def _on_echo(self, echo: Echo, amount_nanodollars: int) -> None:
+        """A session of a flow that pays hears its tolls."""
+        if self._reacting is not None:
+            self._reacting.on_echo(echo, amount_nanodollars=amount_nanodollars)
 
     def _acts(self) -> bool:
         return self._counting is not None and self._counting.steering.said.mode.acts
@@ -354,8 +360,19 @@ class Agent:
             steered=counting.view() if counting is not None else None,
             notices=self._notices.all(),
             usage=self._usage,
-            sessions=self._reacting.sessions() if self._reacting is not None else (),
+            sessions=self._named_sessions(),
         )
+
+    def _named_sessions(self) -> tuple[api.Session, ...]:
+        """A session may be older than what is known of its program."""
+        if self._reacting is None or self._counting is None:
+            return ()
+        traffic, named = self._counting.traffic, []
+        for session in self._reacting.sessions():
+            meter = traffic.meter_of(session.flow)
+            program = traffic.program_of(meter) if meter is not None else None
+            named.append(msgspec.structs.replace(session, program=name_of(program)) if program else session)
+        return tuple(named)
 
     def why(self, flow: str) -> api.Why:
         snapshot = self.snapshot()

@@ -37,7 +37,6 @@ _PROBES_S = 60
 """A timely task may carry so many seconds' willingness in probes, and a tenth of its budget at most."""
 
 
-
 @runtime_checkable
 class Revaluable(Protocol):
     """A rate reactor that a person's second thoughts reach while it runs (DPH-27)."""

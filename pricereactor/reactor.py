@@ -26,6 +26,10 @@ __all__ = [
 ]
 
 
+_ENOUGH_ECHOES = 10
+"""Each tells the toll of all packets since the one before it: some seconds of a flow."""
+
+
 class Strategy(enum.Enum):
     """The ways of paying that a rule can name."""
 
@@ -75,6 +79,8 @@ def reactor_for(
         case Strategy.TIMELY:
             return TimelyPayment(
                 TimelyPolicy(
-                    willingness_nanodollars=willingness_nanodollars, probe_budget_nanodollars=probes_nanodollars
+                    willingness_nanodollars=willingness_nanodollars,
+                    probe_budget_nanodollars=probes_nanodollars,
+                    enough_tolls=_ENOUGH_ECHOES,
                 )
             )

@@ -14,9 +14,11 @@ chosen out of many (cartographer), who allowed the money (secretary), clocks and
   packet goes over both. Losses of disjoint paths are taken as independent: 5 % and 5 % make 0.25 %.
 - Never more than the willingness for a packet, all its copies together.
 
-There are two ways to use it. Whoever can send each packet over a path of his choice, and twice, asks for a `plan`. Whose
-path somebody else chooses (a host whose cartographer writes the user-OADs) says which it is (`follow`) and what it and
-the others took (`on_packets`), asks for probes' money (`take_probe`), and gets one amount (`on_observation`): no copies.
+There are two ways to use it. Whoever can send each packet over a path of his choice, and twice, asks for a `plan`.
+Whoever's path somebody else chooses (a host: its cartographer writes the user-OADs) says which it is (`follow`), and
+what it and the others took (`on_packets`), asks for probes' money (`take_probe`), and gets one amount
+(`on_observation`). The agent is of the second kind and sends no copies: all ways of a host begin with the same gateway,
+so no two of them are disjoint.
 
 Stable: the amount follows what is seen and never moves it (a toll does not depend on what is paid beyond it), so there
 is no loop to swing. What could swing is the choice of path, so another path has to be better by a fifth to be taken.
@@ -188,13 +190,23 @@ class TimelyPayment:
         self._path = self._path or earlier._path
         self._forget_some()
 
+    @property
+    def has_probes(self) -> bool:
+        """Whether it was given anything for probes."""
+        return self._policy.probe_budget_nanodollars > 0
+
+    @property
+    def may_probe(self) -> bool:
+        """Whether another probe can be paid."""
+        amount, most = self._policy.willingness_nanodollars, self._policy.probe_budget_nanodollars
+        return 0 < amount <= most - self.probes_nanodollars
+
     def take_probe(self) -> int | None:
         """What a probe carries that is sent now, out of the probes' budget; None: there is not so much left."""
-        amount = self._policy.willingness_nanodollars
-        if not amount or self.probes_nanodollars + amount > self._policy.probe_budget_nanodollars:
+        if not self.may_probe:
             return None
-        self.probes_nanodollars += amount
-        return amount
+        self.probes_nanodollars += self._policy.willingness_nanodollars
+        return self._policy.willingness_nanodollars
 
     def _forget_some(self) -> None:
         for path in list(self._seen):

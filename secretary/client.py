@@ -140,9 +140,14 @@ class SecretaryClient:
         gateway: str = "",
         transfer: Transfer = messages.NO_TRANSFER,
         price_nanodollars_per_mb: int = 0,
+        probes_of: str = "",
     ) -> Granted | Unpaid:
         question = AskGrant(
-            flow=flow, gateway=gateway, transfer=transfer, price_nanodollars_per_mb=price_nanodollars_per_mb
+            flow=flow,
+            gateway=gateway,
+            transfer=transfer,
+            price_nanodollars_per_mb=price_nanodollars_per_mb,
+            probes_of=probes_of,
         )
         return _granted(await self._conversation.ask(question))
 

@@ -16,6 +16,7 @@ from billpay.configuration import load_toml
 from billpay.errors import ConfigurationError
 from billpay.messages import Amount, Name
 from secretary.ruling.ceilings import Ceiling
+from secretary.ruling.rules import wrong_probes
 from secretary.transfers import Text
 
 SOCKET_NAME = "secretary.sock"
@@ -139,10 +140,11 @@ class RuleSection(Section, frozen=True, kw_only=True):
     protocol: Annotated[str, msgspec.Meta(pattern="^(tcp|udp|any)$")] = "any"
     destination: Annotated[tuple[str, ...], msgspec.Meta(max_length=64)] = ()
     ports: Annotated[tuple[PortNumber, ...], msgspec.Meta(max_length=64)] = ()
-    strategy: Annotated[str, msgspec.Meta(pattern="^(fixed|bulk)$")] = "fixed"
+    strategy: Annotated[str, msgspec.Meta(pattern="^(fixed|bulk|timely)$")] = "fixed"
     amount_nanodollars: Amount = 0
     willingness_nanodollars: Amount = 0
     target_bit_s: Annotated[int, msgspec.Meta(ge=0, le=10**12)] = 0
+    probes_nanodollars: Money | None = None
     grant_nanodollars: Money = 100_000_000
     rate_nanodollars_per_s: Money = 100_000_000
     burst_nanodollars: Money = 100_000_000
@@ -217,6 +219,8 @@ def _check_rule(rule: RuleSection, path: Path, key: str) -> None:
         raise ConfigurationError(path, f"{key}.{needed}", "is 0", f"strategy {rule.strategy!r} needs it")
     if rule.strategy == "bulk" and not rule.target_bit_s:
         raise ConfigurationError(path, f"{key}.target_bit_s", "is 0", "strategy 'bulk' pays to reach a rate")
+    for problem, remedy in wrong_probes(rule.strategy, rule.probes_nanodollars, most):
+        raise ConfigurationError(path, f"{key}.probes_nanodollars", problem, remedy)
     for bound in ("grant_nanodollars", "burst_nanodollars"):
         if getattr(rule, bound) < most:
             problem = f"is {getattr(rule, bound)}: less than {needed}, one packet"

@@ -19,7 +19,7 @@ from typing import Final
 
 import msgspec
 
-from billpay.messages import FlowSelector, Grant, GrantKind
+from billpay.messages import ECHO_PORT, FlowSelector, Grant, GrantKind
 from secretary.money.budgets import Announcement
 from secretary.money.purse import VoucherExpired
 from secretary.money.reserving import Budgets, GrantScope, PeriodsMoved, scope_of
@@ -35,12 +35,15 @@ EXPIRY_GRACE_S: Final = 120
 ASSUMED_MAX: Final = 4096
 RETURN_RULE: Final = "returns"
 RETURNS: Final = GrantScope()
+PROBES: Final = " (probes)"
+TEXT_MAX: Final = 240
+UDP: Final = 17
 NO_TRANSFER: Final = Transfer()
 
 
 class Terms(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What a flow gets a grant for. `limit_nanodollars`: in all, however often the grant is raised; None: as far as
-    budgets go. `unasked`: on the learner's word alone.
+    budgets go. `unasked`: on the learner's word alone. `probes_of`: the grant of the timely flow whose ways are probed.
     """
 
     rule: str
@@ -48,6 +51,8 @@ class Terms(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     amount_nanodollars: int = 0
     willingness_nanodollars: int = 0
     target_bit_s: int = 0
+    probes_nanodollars: int = 0
+    probes_of: str = ""
     grant_nanodollars: int
     rate_nanodollars_per_s: int
     burst_nanodollars: int
@@ -74,12 +79,43 @@ def terms_of(rule: Rule, why: str = "") -> Terms:
         amount_nanodollars=rule.amount_nanodollars,
         willingness_nanodollars=rule.willingness_nanodollars,
         target_bit_s=rule.target_bit_s,
+        probes_nanodollars=rule.probes_nanodollars,
         grant_nanodollars=rule.grant_nanodollars,
         rate_nanodollars_per_s=rule.rate_nanodollars_per_s,
         burst_nanodollars=rule.burst_nanodollars,
         lifetime_s=rule.lifetime_s,
         why=why,
     )
+
+
+def probes_of(flow: FlowSelector, opened: Opened | None, gateway: str) -> tuple[Terms, Transfer] | Denial:
+    """What probes of an open timely flow's ways get: for each as much as the flow itself may carry, in all no more than
+    its rule gives for them. On statements they are lines of their own, by their destination.
+    """
+    terms = opened.terms if opened is not None else None
+    if opened is None or terms is None:
+        return Denial("unknown-grant", "the grant whose ways are to be probed is not open")
+    of = opened.grant
+    is_probe = (flow.protocol, flow.destination_port) == (UDP, ECHO_PORT)
+    if not is_probe or (flow.source, flow.destination, gateway) != (of.flow.source, of.flow.destination, of.gateway):
+        return Denial("other-flow", "these are no probes of that flow's ways")
+    if not terms.probes_nanodollars or not terms.willingness_nanodollars:
+        return Denial("no-rule", f"rule {terms.rule} pays for no probes")
+    probing = msgspec.structs.replace(
+        terms,
+        strategy="fixed",
+        amount_nanodollars=terms.willingness_nanodollars,
+        target_bit_s=0,
+        probes_nanodollars=0,
+        probes_of=of.grant,
+        grant_nanodollars=terms.probes_nanodollars,
+        limit_nanodollars=terms.probes_nanodollars,
+        burst_nanodollars=max(terms.burst_nanodollars, terms.willingness_nanodollars),
+        unasked=False,
+        why=f"probes for {terms.rule}",
+    )
+    destination = f"{opened.transfer.destination[:TEXT_MAX]}{PROBES}"
+    return probing, msgspec.structs.replace(opened.transfer, destination=destination, size_bytes=0, price_nanodollars=0)
 
 
 class Opened(msgspec.Struct, frozen=True, kw_only=True, tag=True, forbid_unknown_fields=True):

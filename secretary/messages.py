@@ -27,6 +27,7 @@ GatewayFingerprint = Annotated[str, msgspec.Meta(pattern=r"^([0-9a-f]{64})?$")]
 DayText = Annotated[str, msgspec.Meta(pattern=r"^\d{4}-\d\d-\d\d$")]
 VoucherName = Annotated[str, msgspec.Meta(max_length=64, pattern=r"^[A-Za-z0-9._:/-]*$")]
 GrantId = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{32}$")]
+ProbedGrant = Annotated[str, msgspec.Meta(pattern=r"^([0-9a-f]{32})?$")]
 
 
 NO_TRANSFER = Transfer()
@@ -40,13 +41,15 @@ class AskGrant(_Tagged, frozen=True, kw_only=True):
     """What is this flow worth? The same question again gets the same open grant.
 
     `transfer`: what the agent knows of it. A size that it does not know is reckoned from what such transfers had, and
-    a price from that and `price_nanodollars_per_mb` (0: not known).
+    a price from that and `price_nanodollars_per_mb` (0: not known). `probes_of`: the open grant of a timely flow; this
+    one is the agent's own, with probes of that one's ways.
     """
 
     flow: FlowSelector
     gateway: GatewayFingerprint = ""  # where it will be opened, and nowhere else
     transfer: Transfer = NO_TRANSFER
     price_nanodollars_per_mb: Nanodollars = 0
+    probes_of: ProbedGrant = ""
 
 
 class ExtendGrant(_Tagged, frozen=True, kw_only=True):
@@ -221,15 +224,19 @@ Question = AgentQuestion | PersonQuestion
 
 
 class Granted(_Tagged, frozen=True, kw_only=True):
-    """`amount_nanodollars`: of each packet ("fixed"), or the most of a returned one ("return")."""
+    """`amount_nanodollars`: of each packet ("fixed"), or the most of a returned one ("return").
+
+    `probes_nanodollars`: what probes of a timely flow's ways may cost, besides the flow.
+    """
 
     signed: Signed
     rule: str
-    strategy: str  # "fixed", "bulk", "return"
+    strategy: str  # "fixed", "bulk", "timely", "return"
     amount_nanodollars: Amount
     willingness_nanodollars: Amount
     target_bit_s: Count
     share_nanodollars: Amount
+    probes_nanodollars: Sum = 0
     why: str = ""  # one line
 
 

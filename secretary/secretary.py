@@ -44,7 +44,7 @@ from secretary.inbox.questions import (
     Undone,
     still_known,
 )
-from secretary.issuing import Decided, Denial, Ended, Issuer, Opened, ReturnPolicy, Terms, terms_of
+from secretary.issuing import Decided, Denial, Ended, Issuer, Opened, ReturnPolicy, Terms, probes_of, terms_of
 from secretary.judging import NO_LIMIT, Judge, Judgement, Policy, words_grant
 from secretary.learning.learner import Learner
 from secretary.messages import (
@@ -294,6 +294,8 @@ class Secretary:
         """Raises RemoteProtocolError."""
         flow = question.flow
         check_exact(flow)
+        if question.probes_of:
+            return self._ask_probes(question, now)
         transfer = self.sized(question.transfer, question.price_nanodollars_per_mb, flow.destination)
         known = self.issuer.known(flow, question.gateway)
         judgement = self.judge.judge(transfer, now, flow, once=self._said_once(flow, now))
@@ -311,16 +313,35 @@ class Secretary:
         decided = self.issuer.issue(flow, terms, now.unix_s, gateway=question.gateway, transfer=transfer)
         return self._granted(decided)
 
+    def _ask_probes(self, question: AskGrant, now: Moment) -> Granted | Unpaid:
+        """On the word that the flow itself got: nobody is asked twice, and nothing is learned from it."""
+        found = probes_of(question.flow, self.issuer.opened(question.probes_of), question.gateway)
+        if isinstance(found, Denial):
+            return self._granted(found)
+        terms, transfer = found
+        known = self.issuer.known(question.flow, question.gateway)
+        if known is not None and known.terms is not None and self.issuer.still_good(known, terms.rule, now.unix_s):
+            return self._granted(Decided(known.grant, known.terms, None))
+        decided = self.issuer.issue(question.flow, terms, now.unix_s, gateway=question.gateway, transfer=transfer)
+        return self._granted(decided)
+
     def extend(self, question: ExtendGrant, now: Moment) -> Granted | Unpaid:
         """By what is judged today: a rule may be another one than when the grant was opened."""
         opened = self.issuer.opened(question.grant)
         if opened is None or opened.terms is None:
             return Unpaid(code="unknown-grant", message="no such grant is open")
         flow = opened.grant.flow
-        judgement = self.judge.judge(opened.transfer, now, flow, once=self._said_once(flow, now))
-        terms = self.terms_for(judgement)
-        if terms is None:
-            return Unpaid(code=judgement.code, message=judgement.why)
+        terms: Terms | None
+        if opened.terms.probes_of:
+            found = probes_of(flow, self.issuer.opened(opened.terms.probes_of), opened.grant.gateway)
+            if isinstance(found, Denial):
+                return self._granted(found)
+            terms, _ = found
+        else:
+            judgement = self.judge.judge(opened.transfer, now, flow, once=self._said_once(flow, now))
+            terms = self.terms_for(judgement)
+            if terms is None:
+                return Unpaid(code=judgement.code, message=judgement.why)
         decided = self.issuer.extend(
             question.grant, terms, spent_nanodollars=question.spent_nanodollars, unix_s=now.unix_s
         )
@@ -357,7 +378,7 @@ class Secretary:
         self._keep(ended)
         if not is_late:  # it was taken for spent already, all of it
             self._spent(opened, ended.spent_nanodollars, now)
-        if question.size_bytes and opened.terms is not None:
+        if question.size_bytes and opened.terms is not None and not opened.terms.probes_of:
             self.sizes.ended(opened.transfer, question.size_bytes)
         return Closed(spent_nanodollars=ended.spent_nanodollars)
 
@@ -471,6 +492,7 @@ class Secretary:
             willingness_nanodollars=terms.willingness_nanodollars if terms is not None else 0,
             target_bit_s=terms.target_bit_s if terms is not None else 0,
             share_nanodollars=0 if terms is not None else returns.share_nanodollars,
+            probes_nanodollars=terms.probes_nanodollars if terms is not None else 0,
             why=terms.why if terms is not None else "",
         )
 
@@ -508,7 +530,7 @@ class Secretary:
         if is_kept and terms is not None and terms.unasked and spent_nanodollars > before:
             self.judge.paid(transfer, spent_nanodollars - before, now)
         guard = self.judge.guard_of(transfer.user)
-        if guard is None or terms is None:
+        if guard is None or terms is None or terms.probes_of:  # the agent's own, which no program does
             return
         spend = Spend(
             grant=opened.grant.grant,

@@ -29,7 +29,7 @@ from secretary.money.periods import Cycle
 from secretary.money.reserving import Dimension, GrantBudget
 from secretary.ruling.ceilings import place
 from secretary.ruling.precedence import Rulebook
-from secretary.ruling.rules import PROTOCOLS, Rule
+from secretary.ruling.rules import PROTOCOLS, Rule, probes_budget
 from secretary.secretary import LearnedGrants, Settings
 
 TRANSPORT = "transport"
@@ -84,6 +84,7 @@ def flow_rules_of(configuration: Configuration) -> tuple[Rule, ...]:
             amount_nanodollars=rule.amount_nanodollars,
             willingness_nanodollars=rule.willingness_nanodollars or rule.amount_nanodollars,
             target_bit_s=rule.target_bit_s,
+            probes_nanodollars=probes_budget(rule.strategy, rule.probes_nanodollars),
             grant_nanodollars=rule.grant_nanodollars,
             rate_nanodollars_per_s=rule.rate_nanodollars_per_s,
             burst_nanodollars=rule.burst_nanodollars,

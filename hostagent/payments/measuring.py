@@ -62,7 +62,9 @@ class Measuring:
         flows: FlowBook,
         session: str,
         tell: Callable[[Command], Awaitable[Answer]],
+        heard: Callable[[Echo, int], object] = lambda _echo, _amount: None,
     ) -> None:
+        """`heard(echo, amount)`: whoever else wants to know what was left of our payments of so much each."""
         peers = [_peer_of(section.name, section.addresses, section.certificate) for section in configuration.peers]
         self._peer_addresses = frozenset(address for peer in peers for address in peer.addresses)
         self._may_probe = configuration.paths.probe
@@ -70,6 +72,7 @@ class Measuring:
         self._reader = EchoReader(peers)
         self._flows = flows
         self._tell = tell
+        self._heard = heard
         self.own_addresses: frozenset[str] = frozenset()
         self.disbelieved: Counter[Disbelief] = Counter()
         self._echoed: dict[FlowSelector, tuple[int, int]] = {}  # when, and how many packets had arrived
@@ -123,6 +126,7 @@ class Measuring:
             return
         flow = self._flows.on_echo(echo, now_ns)
         if flow is not None:
+            self._heard(echo, flow.amount_nanodollars)
             self._on_probe_replies(echo, now_ns)
 
     def _on_probe_replies(self, echo: Echo, now_ns: int) -> None:

@@ -22,6 +22,7 @@ from pathlib import Path
 import msgspec
 
 from billpay.links import Reading
+from billpay.messages import Echo
 from dataplane.attribution.processes import running_executables
 from dataplane.counters import CounterFile
 from dataplane.links import read_links
@@ -74,8 +75,9 @@ class Paying:
         on_change: Callable[[], None],
         context_of: ContextOf = nothing_known,
         tell: Callable[[str, str], object] = lambda _code, _message: None,
+        heard: Callable[[Echo, int], object] = lambda _echo, _amount: None,
     ) -> None:
-        """`tell(code, message)`: what a person should know once."""
+        """`tell(code, message)`: what a person should know once. `heard`: of an echo and our amount (`measuring`)."""
         self._configuration = configuration
         secretary = configuration.secretary
         assert secretary is not None, "a configuration with uplinks names a secretary"
@@ -108,6 +110,7 @@ class Paying:
             flows=self._flows,
             session=secrets.token_hex(16),
             tell=self.ask,
+            heard=heard,
         )
         self._supervisor = ReaderSupervisor(
             [sys.executable, "-m", "hostagent.payments.reader", str(config_path.resolve())],

@@ -31,7 +31,7 @@ import msgspec
 from billpay.configuration import FILE_BYTES_MAX, load_toml
 from billpay.errors import ConfigurationError
 from billpay.messages import Amount, Name
-from secretary.ruling.rules import DAYS, PROTOCOLS, Hours, Most, Pay, Rule, Source
+from secretary.ruling.rules import DAYS, PROTOCOLS, Hours, Most, Pay, Rule, Source, probes_budget, wrong_probes
 
 DIRECTORY_NAME: Final = "rules.d"
 SUFFIX: Final = ".toml"
@@ -69,10 +69,11 @@ class RuleSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     most_per_mb_nanodollars: Money | None = None
     most_per_transfer_nanodollars: Money | None = None
     most_per_packet_nanodollars: Amount | None = None
-    strategy: Annotated[str, msgspec.Meta(pattern="^(fixed|bulk)$")] = "fixed"
+    strategy: Annotated[str, msgspec.Meta(pattern="^(fixed|bulk|timely)$")] = "fixed"
     amount_nanodollars: Amount = 0
     willingness_nanodollars: Amount = 0
     target_bit_s: Annotated[int, msgspec.Meta(ge=0, le=10**12)] = 0
+    probes_nanodollars: Money | None = None
     grant_nanodollars: Money = 100_000_000
     rate_nanodollars_per_s: Money = 100_000_000
     burst_nanodollars: Money = 100_000_000
@@ -177,6 +178,7 @@ def rule_of(
         amount_nanodollars=amount,
         willingness_nanodollars=section.willingness_nanodollars or amount or packet,
         target_bit_s=section.target_bit_s,
+        probes_nanodollars=probes_budget(section.strategy, section.probes_nanodollars),
         grant_nanodollars=section.grant_nanodollars,
         rate_nanodollars_per_s=section.rate_nanodollars_per_s,
         burst_nanodollars=section.burst_nanodollars,
@@ -311,6 +313,8 @@ def _wrong_prices(section: RuleSection, file: str, key: str) -> list[Configurati
     found = []
     if section.strategy == "bulk" and not section.target_bit_s:
         found.append(wrong("target_bit_s", "is 0", "strategy 'bulk' pays to reach a rate"))
+    probes = wrong_probes(section.strategy, section.probes_nanodollars, most)
+    found += [wrong("probes_nanodollars", problem, remedy) for problem, remedy in probes]
     for bound in ("grant_nanodollars", "burst_nanodollars"):
         if getattr(section, bound) < most:
             problem = f"is {getattr(section, bound)}: less than {needed}, one packet"

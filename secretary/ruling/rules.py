@@ -26,7 +26,7 @@ from __future__ import annotations
 
 import enum
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import translate
 from functools import lru_cache
@@ -46,6 +46,9 @@ DAYS: Final = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 MINUTES_OF_A_DAY: Final = 24 * 60
 BYTES_OF_A_MB: Final = 10**6
 PACKET_BYTES: Final = 1500
+TIMELY: Final = "timely"
+PROBES_NANODOLLARS: Final = 1_000_000
+"""For the probes of one flow, where a rule does not say."""
 """Of a full packet: what a transfer is divided by for a bound on each packet, and never more than it has packets."""
 HITS_MAX: Final = 20_000
 
@@ -130,6 +133,26 @@ class Hours:
         return f"{self.since // 60:02}:{self.since % 60:02}-{self.until // 60:02}:{self.until % 60:02}"
 
 
+def probes_budget(strategy: str, said_nanodollars: int | None) -> int:
+    """What the probes of one flow may cost."""
+    if strategy != TIMELY:
+        return 0
+    return PROBES_NANODOLLARS if said_nanodollars is None else said_nanodollars
+
+
+def wrong_probes(strategy: str, said_nanodollars: int | None, most_nanodollars: int) -> Iterator[tuple[str, str]]:
+    """Problem and remedy. A probe carries the whole willingness, else it does not show the toll."""
+    if said_nanodollars is None:
+        return
+    if strategy != TIMELY:
+        yield f"has no meaning for strategy {strategy!r}", "take it out, or write strategy = 'timely'"
+    elif 0 < said_nanodollars < most_nanodollars:
+        yield (
+            f"is {said_nanodollars}: less than willingness_nanodollars, one probe",
+            f"at least {most_nanodollars}, or 0",
+        )
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rule:
     """What is not said (0, empty, None) holds for all. Money in nanodollars, the rate for each second.
@@ -159,6 +182,7 @@ class Rule:
     amount_nanodollars: int = 0
     willingness_nanodollars: int = 0
     target_bit_s: int = 0
+    probes_nanodollars: int = 0  # timely: for probes of a flow's ways, besides the flow
     grant_nanodollars: int = 0
     rate_nanodollars_per_s: int = 0
     burst_nanodollars: int = 0

@@ -168,8 +168,9 @@ def test_fixed_pays_the_same_and_is_bounded_by_the_willingness() -> None:
 @pytest.mark.parametrize("strategy", list(Strategy))
 def test_every_strategy_has_a_reactor(strategy: Strategy) -> None:
     arguments = {"amount_nanodollars": 0, "willingness_nanodollars": 9, "target_bit_s": TARGET}
+    at_first = 9 if strategy is Strategy.TIMELY else 0  # what cannot wait pays all until it knows what is enough
     for name in (strategy, strategy.value):
-        assert Transfer(reactor_for(name, **arguments)).sees(SLOW).amount_nanodollars == 0
+        assert Transfer(reactor_for(name, **arguments)).sees(SLOW).amount_nanodollars == at_first
 
 
 def test_unknown_strategy_and_impossible_amounts_are_refused() -> None:

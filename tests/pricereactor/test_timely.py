@@ -52,6 +52,54 @@ def test_pays_past_the_usual_congestion_with_a_margin() -> None:
     assert timely.plan(0, [path("a")]).amount_nanodollars == WILLING
 
 
+@pytest.mark.row("BP-46", "BP-14")
+def test_where_somebody_else_chooses_the_path_each_has_its_own_tolls() -> None:
+    """A dearer path is known from its probes before the packets take it; a rising toll is followed, up and down."""
+    timely = task()
+    timely.follow("near")
+    timely.on_packets("near", sent=0, lost=0, tolls_nanodollars=(10,) * 20)
+    timely.on_packets("far", sent=20, lost=0, tolls_nanodollars=(50,) * 20)
+
+    def amount(toll: int | None = None) -> int:
+        observed = Observation(now_ns=0, goodput_bit_s=None, toll_nanodollars=toll, round_trip_ns=None)
+        return timely.on_observation(observed).amount_nanodollars
+
+    assert amount(toll=999) == 11, "whose toll that is nobody says"
+    timely.follow("far")
+    assert amount() == 55
+    timely.on_packets("far", sent=0, lost=0, tolls_nanodollars=(200,))
+    assert amount() == 220
+    timely.on_packets("far", sent=0, lost=0, tolls_nanodollars=(50,) * 200)
+    assert amount() == 55
+    timely.on_packets("far", sent=1, lost=1)
+    assert amount() == WILLING, "a probe was lost"
+    timely.on_packets("far", sent=1, lost=0)
+    assert amount() == 55
+
+
+@pytest.mark.row("BP-46")
+def test_what_an_earlier_task_learned_is_known_in_advance() -> None:
+    earlier, timely = task(), task()
+    earlier.follow("near")
+    earlier.on_packets("near", sent=0, lost=0, tolls_nanodollars=(10,) * 30)
+    timely.adopt(earlier)
+    observed = Observation(now_ns=0, goodput_bit_s=None, toll_nanodollars=None, round_trip_ns=None)
+    assert timely.on_observation(observed).amount_nanodollars == 11
+    for number in range(100):
+        timely.follow(f"way {number}")
+    assert len(timely._seen) == 16
+
+
+@pytest.mark.row("BP-47")
+def test_probes_are_paid_until_their_budget_is_used_up() -> None:
+    timely = task(probe_budget_nanodollars=2 * WILLING + 1)
+    assert [timely.take_probe() for _ in range(3)] == [WILLING, WILLING, None]
+    assert (timely.has_probes, timely.may_probe, timely.probes_nanodollars) == (True, False, 2 * WILLING)
+    assert task(probe_budget_nanodollars=0).take_probe() is None
+    observed = Observation(now_ns=0, goodput_bit_s=None, toll_nanodollars=None, round_trip_ns=None)
+    assert timely.on_observation(observed).reason.endswith("; probes 2000 of 2001 n$")
+
+
 def test_carries_what_it_is_worth_while_nothing_is_known_and_while_it_loses() -> None:
     timely = task()
     assert timely.plan(0, [path("a")]).amount_nanodollars == WILLING

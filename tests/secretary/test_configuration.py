@@ -15,6 +15,7 @@ HEAD = '[secretary]\nname = "a"\nstate_directory = "/var/lib/a"\n'
 RULE = '[[rules]]\nname = "web"\n'
 FIXED = f"{RULE}amount_nanodollars = 20\n"
 BULK = f'{RULE}strategy = "bulk"\nwillingness_nanodollars = 200\ntarget_bit_s = 1000\n'
+TIMELY = f'{RULE}strategy = "timely"\nwillingness_nanodollars = 200\n'
 
 
 def loaded(directory: Path, text: str) -> Configuration:
@@ -67,6 +68,9 @@ BAD = {
     "fixed at nothing": (HEAD + RULE, "rules[0].amount_nanodollars", "is 0"),
     "bulk for nothing": (HEAD + BULK.replace("200", "0"), "rules[0].willingness_nanodollars", "is 0"),
     "bulk without an aim": (HEAD + BULK.replace("1000", "0"), "rules[0].target_bit_s", "is 0"),
+    "probes that nothing sends": (HEAD + FIXED + "probes_nanodollars = 9\n", "rules[0].probes_nanodollars", "'timely'"),
+    "probes below one": (HEAD + TIMELY + "probes_nanodollars = 199\n", "rules[0].probes_nanodollars", "is 199: less"),
+    "timely for nothing": (HEAD + TIMELY.replace("200", "0"), "rules[0].willingness_nanodollars", "is 0"),
     "a grant below a packet": (HEAD + FIXED + "grant_nanodollars = 19\n", "rules[0].grant_nanodollars", "19"),
     "a burst below a packet": (HEAD + BULK + "burst_nanodollars = 199\n", "rules[0].burst_nanodollars", "199"),
     "not TOML": (HEAD + "[budget\n", "", "not TOML"),

@@ -193,6 +193,85 @@ def test_a_probes_echo_tells_no_path_of_a_flow() -> None:
     assert flow.path == ""
 
 
+# --- what cannot wait ------------------------------------------------------------------------------------------------
+
+TIMELY = {"amount_nanodollars": 0, "willingness_nanodollars": 200, "target_bit_s": 0, "probes_nanodollars": 1000}
+PROBE = numbered(50_000)
+
+
+def timely_book() -> tuple[FlowBook, Flow]:
+    kept, flow = paying_book()
+    flow.react_by(reactor_for("timely", **TIMELY))
+    return kept, flow
+
+
+def echoes(kept: FlowBook, oads: Oads, left: int, *, times: int, amount: int, after: int = 0) -> None:
+    """So many, each of ten packets more, of whose amount so much is left."""
+    flow = kept.flows[FLOW]
+    for tick in range(after + 1, after + times + 1):
+        flow.amount_nanodollars = amount
+        kept.on_echo(echo((oads, 10 * tick), paid_packets=10 * tick, received_nanodollars=10 * tick * left), tick * S)
+
+
+@pytest.mark.row("BP-46", "BP-48")
+def test_a_timely_flow_pays_all_it_is_worth_and_then_what_is_usual_on_its_path() -> None:
+    kept, flow = timely_book()
+    kept.decide(0)
+    assert flow.amount_nanodollars == 200
+    echoes(kept, BY_1, 150, times=12, amount=200)
+    kept.decide(S)
+    assert flow.amount_nanodollars == 55, "the toll and a tenth"
+    assert "100 % " not in flow.reason
+    for _ in range(10):
+        kept.on_probe(FLOW.destination, path_text(BY_2), 20)
+    echoes(kept, BY_2, 35, times=1, amount=55, after=12)
+    kept.decide(2 * S)
+    assert flow.amount_nanodollars == 22, "known by probes before a packet went there"
+    kept.on_probe(FLOW.destination, path_text(BY_2), None)
+    kept.decide(3 * S)
+    assert flow.amount_nanodollars == 200, "one was lost there"
+
+
+@pytest.mark.row("BP-46")
+def test_the_next_timely_flow_knows_what_the_last_one_learned_for_some_time() -> None:
+    for pause_ns, amount in ((60 * S, 55), (flowbook.KNOWN_NS, 200)):
+        kept, _ = timely_book()
+        echoes(kept, BY_1, 150, times=12, amount=200)
+        kept.decide(S)
+        kept.on_reports([report(numbered(9), out_packets=1, last_ns=S + pause_ns)], S + pause_ns)
+        later = kept.flows[numbered(9)]
+        later.react_by(reactor_for("timely", **TIMELY))
+        kept.decide(S + pause_ns)
+        assert later.amount_nanodollars == amount
+
+
+@pytest.mark.row("BP-47")
+def test_the_budget_for_probes_is_one_for_the_whole_flow() -> None:
+    _, flow = timely_book()
+    assert flow.timely is not None
+    assert [flow.timely.take_probe() for _ in range(4)] == [200] * 4
+    flow.on_closed(None)
+    assert flow.timely is None
+    flow.react_by(reactor_for("timely", **TIMELY))
+    assert [flow.timely.take_probe() for _ in range(2)] == [200, None]
+
+
+def test_probes_are_asked_for_with_the_grant_of_the_flow_that_pays_for_them() -> None:
+    kept, _ = timely_book()
+    kept.pay_probes_by(PROBE, "a" * 32)
+    kept.on_reports([report(PROBE, out_packets=1)], 0)
+    flow = kept.flows[PROBE]
+    assert (flow.probes_of, flow.judged) == ("a" * 32, False)
+    flow.judged = True
+    kept.pay_probes_by(PROBE, "a" * 32)
+    assert flow.judged
+    kept.pay_probes_by(PROBE, "b" * 32)
+    assert (flow.probes_of, flow.judged) == ("b" * 32, False)
+    flow.judged = True
+    kept.pay_probes_by(PROBE, "")
+    assert (flow.probes_of, flow.judged) == ("", True)
+
+
 # --- decisions -------------------------------------------------------------------------------------------------------
 
 

@@ -78,6 +78,7 @@ class Secretary:
     asked: list[tuple[Any, ...]] = field(default_factory=list)
     contexts: list[tuple[Transfer, int]] = field(default_factory=list)  # of what was asked: transfer and price
     closed: list[tuple[int, Signed | None, bytes]] = field(default_factory=list)  # size, receipt, its signer's key
+    probes_of: list[str] = field(default_factory=list)
     trouble: Exception | None = None
     denial: Unpaid | None = None
     cap: int = 1000
@@ -106,9 +107,10 @@ class Secretary:
         )
 
     async def ask_grant(
-        self, flow: FlowSelector, *, gateway: str, transfer: Transfer, price_nanodollars_per_mb: int
+        self, flow: FlowSelector, *, gateway: str, transfer: Transfer, price_nanodollars_per_mb: int, probes_of: str
     ) -> Granted | Unpaid:
         self.contexts.append((transfer, price_nanodollars_per_mb))
+        self.probes_of.append(probes_of)
         return self._answer("ask", flow, gateway, grant=SPEND_ID)
 
     async def extend(self, grant: str, spent: int) -> Granted | Unpaid:
@@ -266,6 +268,15 @@ def test_a_flow_is_judged_and_its_grant_opened() -> None:
     assert (flow.amount_nanodollars, flow.is_news()) == (20, True)
     assert desk.granting.secretary_state == "connected"
     assert desk.turn(after_ns=S) == []
+
+
+def test_a_probe_is_asked_for_with_the_grant_that_pays_for_it() -> None:
+    desk = Desk()
+    selector = msgspec.structs.replace(FLOW, destination_port=7416)
+    desk.book.pay_probes_by(selector, "a" * 32)
+    desk.report(report(selector, out_packets=1, last_ns=desk.now_ns))
+    desk.turn()
+    assert desk.secretary.probes_of == ["", "a" * 32]
 
 
 def test_a_flow_without_a_rule_is_asked_about_again_now_and_then() -> None:

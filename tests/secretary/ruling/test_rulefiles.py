@@ -70,6 +70,13 @@ def test_a_maximum_price_makes_out_the_grant_too() -> None:
     assert rule.maximum == Most(packet_nanodollars=20)
 
 
+def test_a_timely_rule_has_probes_if_it_does_not_say_otherwise() -> None:
+    timely = 'strategy = "timely"\nwillingness_nanodollars = 40\n'
+    for more, probes in (("", 1_000_000), ("probes_nanodollars = 0", 0), ("probes_nanodollars = 80", 80)):
+        (rule,) = read_rules(rule_text("it", timely + more), "f").rules
+        assert (rule.strategy, rule.willingness_nanodollars, rule.probes_nanodollars) == ("timely", 40, probes)
+
+
 @pytest.mark.parametrize(
     ("text", "line"),
     [
@@ -101,6 +108,14 @@ def test_a_maximum_price_makes_out_the_grant_too() -> None:
         (
             rule_text("it", 'strategy = "bulk"\nwillingness_nanodollars = 5'),
             "f.toml: rules[0].target_bit_s: is 0 (strategy 'bulk' pays to reach a rate)",
+        ),
+        (
+            rule_text("it", "amount_nanodollars = 9\nprobes_nanodollars = 9"),
+            "f.toml: rules[0].probes_nanodollars: has no meaning for strategy 'fixed' (take it out, or write",
+        ),
+        (
+            rule_text("it", 'strategy = "timely"\nmost_per_packet_nanodollars = 9\nprobes_nanodollars = 8'),
+            "f.toml: rules[0].probes_nanodollars: is 8: less than willingness_nanodollars, one probe (at least 9",
         ),
         (
             rule_text("it", "amount_nanodollars = 9\ngrant_nanodollars = 8"),
