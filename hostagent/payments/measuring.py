@@ -15,12 +15,13 @@ from collections.abc import Awaitable, Callable
 from ipaddress import ip_address
 from typing import NamedTuple
 
-from billpay.errors import EnvironmentFault, RemoteProtocolError
+from billpay.errors import RemoteProtocolError
 from billpay.header import Slot
 from billpay.messages import ECHO_PORT, Echo, FlowSelector, OadDescription, ProbeReply
 from billpay.signing import verify
 from dataplane.supervisor import ReaderUnavailable
 from hostagent.configuration import Configuration
+from hostagent.datagrams import udp_socket
 from hostagent.payments.commands import Answer, Command, FlowReport, Oads, PayFlow, ProbeSeen
 from hostagent.payments.echoes import Disbelief, EchoPeer, EchoReader, EchoWriter
 from hostagent.payments.flowbook import FlowBook, path_text, reverse
@@ -88,9 +89,9 @@ class Measuring:
     async def start(self) -> None:
         """Raises EnvironmentFault when the echo port is taken."""
         loop = asyncio.get_running_loop()
-        for version, family, wildcard in ((4, socket.AF_INET, "0.0.0.0"), (6, socket.AF_INET6, "::")):  # noqa: S104
-            self._sockets[version] = _udp_socket(family, wildcard, ECHO_PORT)
-            self._probe_sockets[version] = _udp_socket(family, wildcard, 0)
+        for version, wildcard in ((4, "0.0.0.0"), (6, "::")):  # noqa: S104
+            self._sockets[version] = udp_socket(wildcard, ECHO_PORT)
+            self._probe_sockets[version] = udp_socket(wildcard, 0)
             for sock in (self._sockets[version], self._probe_sockets[version]):
                 loop.add_reader(sock, self._receive, sock)
 
@@ -321,16 +322,3 @@ def _peer_of(name: str, addresses: tuple[str, ...], certificate: str) -> EchoPee
         fingerprint=known.fingerprint,
         addresses=frozenset(str(ip_address(address)) for address in addresses),
     )
-
-
-def _udp_socket(family: socket.AddressFamily, address: str, port: int) -> socket.socket:
-    sock = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
-    try:
-        if family == socket.AF_INET6:
-            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        sock.bind((address, port))
-    except OSError as error:
-        sock.close()
-        target = f"UDP port {port} ({'IPv6' if family == socket.AF_INET6 else 'IPv4'})"
-        raise EnvironmentFault("listen on", target, error.strerror, "stop what uses it (another agent?)") from error
-    return sock

@@ -9,7 +9,6 @@ import socket
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Final
 
-from billpay.errors import EnvironmentFault
 from billpay.messages import FlowSelector
 from dataplane.metering import FlowKey
 from hostagent import api
@@ -61,18 +60,3 @@ def key_of_selector(flow: FlowSelector) -> FlowKey | None:
     if (str(source), str(destination)) != (flow.source, flow.destination):
         return None
     return FlowKey(0, flow.protocol, destination.packed, flow.destination_port, source.packed, flow.source_port)
-
-
-def udp_socket(address: str, port: int) -> socket.socket:
-    """Raises EnvironmentFault."""
-    family = socket.AF_INET6 if ip_address(address).version == 6 else socket.AF_INET
-    sock = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
-    try:
-        if family == socket.AF_INET6:
-            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        sock.bind((address, port))
-    except OSError as error:
-        sock.close()
-        target = f"UDP port {port} ({'IPv6' if family == socket.AF_INET6 else 'IPv4'})"
-        raise EnvironmentFault("listen on", target, error.strerror, "stop what uses it (another agent?)") from error
-    return sock

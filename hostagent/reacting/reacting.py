@@ -29,6 +29,7 @@ from dataplane.host_engine import PACED_MAX, Ability, EngineName, HostEngine, Pa
 from dataplane.marks_seen import MarksSeen, SenderView
 from dataplane.metering import FlowKey, FlowMeter, Program, Tally
 from hostagent import api
+from hostagent.datagrams import udp_socket
 from hostagent.desk import Refused
 from hostagent.reacting.admission import policy_of, role_of
 from hostagent.reacting.aggregator import Aggregator
@@ -37,7 +38,7 @@ from hostagent.reacting.door import Door
 from hostagent.reacting.evidence import Moment
 from hostagent.reacting.matching import Launcher, SessionRule, is_idle
 from hostagent.reacting.money import DayPurses, TaskPurse
-from hostagent.reacting.naming import PROTOCOLS, key_of, key_of_selector, selector_of, udp_socket
+from hostagent.reacting.naming import PROTOCOLS, key_of, key_of_selector, selector_of
 from hostagent.reacting.offers import Offers
 from hostagent.reacting.prices import Prices, Provider
 from hostagent.reacting.session import Beginning, Readings, Role, Session
