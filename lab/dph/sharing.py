@@ -34,7 +34,7 @@ from lab.configurations import AGENT, GATEWAY, Table
 from lab.daemons import Daemons
 from lab.namespaces import Namespace, Network, end_process
 from lab.plan import make_plan
-from lab.priority import before_others, put_sessions_first
+from lab.priority import before_others, put_sessions_first, waited_ns
 from lab.topology import Link, Node, NodeKind, Scenario
 from lab.transfers import IperfServer, IperfTransfer, wait_until_listening
 from lab.wiring import start_wires
@@ -179,6 +179,7 @@ class SharedLink:
             with before_others():
                 self._build()
             put_sessions_first()
+            self._waited_ns, self._up_ns = waited_ns(self.daemons.main_pid(ROUTER)), time.monotonic_ns()
         except BaseException:
             self._stack.close()
             raise
@@ -333,6 +334,14 @@ class SharedLink:
             if node.kind is NodeKind.AGENT and node.name != RECEIVER:
                 ruleset = "\n".join([*lines, f"udp dport {SESSION_PORT} drop", "}", "}", ""])
                 self.network[node.name].run(["nft", "-f", "-"], stdin=ruleset)
+
+    @property
+    def waited_share(self) -> float:
+        """Of the time since everything was up, for which the gateway waited for a processor. Where that is much, the
+        link was slower than its virtual queue believes, and marks too little: the run shows the machine.
+        """
+        waited = waited_ns(self.daemons.main_pid(ROUTER)) - self._waited_ns
+        return waited / max(1, time.monotonic_ns() - self._up_ns)
 
     def look(self) -> _Point:
         status = ask_gateway(self._directory / ROUTER / GATEWAY / "admin.sock")

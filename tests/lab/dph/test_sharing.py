@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from lab.dph.sharing import SharedFlow, SharedLink, Shares, Sharing
 pytestmark = [pytest.mark.netns, pytest.mark.exact]
 
 PRICE = 3_000
+BUSY = 0.25
 MIXED = tuple(
     SharedFlow(
         name=f"{program}-{times}",
@@ -29,13 +31,28 @@ def revenue_per_s(shares: Shares) -> float:
     return sum(flow.spent_nanodollars for flow in shares.flows) / shares.seconds
 
 
+def check(sharing: Sharing, directory: Path, holds: Callable[[SharedLink], None]) -> None:
+    """A second time only where the machine kept the gateway waiting; a bad run without that stays bad."""
+    for attempt in (1, 2):
+        (directory / str(attempt)).mkdir()
+        with SharedLink(sharing, directory / str(attempt)) as link:
+            try:
+                holds(link)
+            except AssertionError:
+                if attempt == 2 or link.waited_share < BUSY:
+                    raise
+            else:
+                return
+
+
 @pytest.mark.row("DPH-02", "DPH-06", "DPH-12", "DPH-13", "DPH-22", "DPH-33")
 def test_shares_are_as_willingness_and_fall_to_the_transports_without_feedback(tmp_path: Path) -> None:
     assert {(flow.round_trip_ms, flow.willingness_nanodollars_per_s) for flow in MIXED} == {
         (trip, worth) for trip in (10, 80) for worth in (100_000, 300_000)
     }
     assert {flow.family for flow in MIXED} == {4, 6}
-    with SharedLink(Sharing(flows=MIXED, rate_bit_s=20_000_000, nanodollars_per_mark=PRICE), tmp_path) as link:
+
+    def holds(link: SharedLink) -> None:
         link.start_all(seconds=60)
         link.watch(3)  # a cold start
         shares = link.watch(5)
@@ -51,21 +68,23 @@ def test_shares_are_as_willingness_and_fall_to_the_transports_without_feedback(t
         link.cut_feedback()
         link.watch(3.5)
         cut = link.watch(4)
-        assert all(session.target_bit_s is None for session in link.sessions()), link.sessions()
-        assert any(not 0.7 < share < 1.4 for share in cut.per_willingness().values()), cut
         sessions = link.sessions()
-    assert all(session.spent_nanodollars % PRICE == 0 for session in sessions)
+        assert all(session.target_bit_s is None for session in sessions), sessions
+        assert any(not 0.7 < share < 1.4 for share in cut.per_willingness().values()), cut
+        assert all(session.spent_nanodollars % PRICE == 0 for session in sessions)
+
+    check(Sharing(flows=MIXED, rate_bit_s=20_000_000, nanodollars_per_mark=PRICE), tmp_path, holds)
 
 
-@pytest.mark.row("DPH-05", "DPH-08", "DPH-30", "DPH-33")
+@pytest.mark.row("DPH-03", "DPH-05", "DPH-08", "DPH-30", "DPH-33")
 def test_the_same_where_the_receiver_pays_and_the_senders_agents_hold_packets_in_queues(tmp_path: Path) -> None:
-    flows = tuple(flow for flow in MIXED if flow.program in ("cubic", "udp"))
-    sharing = Sharing(flows=flows, nanodollars_per_mark=PRICE, senders_pay=False, engine="nfqueue")
-    with SharedLink(sharing, tmp_path) as link:
+    def holds(link: SharedLink) -> None:
         link.start_all(seconds=60)
         link.watch(4)
         shares = link.watch(5)
-        sessions = link.sessions()
-    assert all(0.85 <= share <= 1.15 for share in shares.per_willingness().values()), shares
-    assert shares.utilisation >= 0.9, shares
-    assert {session.sends for session in sessions} == {False}
+        assert all(0.85 <= share <= 1.15 for share in shares.per_willingness().values()), shares
+        assert shares.utilisation >= 0.9, shares
+        assert {session.sends for session in link.sessions()} == {False}
+
+    flows = tuple(flow for flow in MIXED if flow.program in ("cubic", "udp"))
+    check(Sharing(flows=flows, nanodollars_per_mark=PRICE, senders_pay=False, engine="nfqueue"), tmp_path, holds)
