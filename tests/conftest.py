@@ -7,6 +7,7 @@ run none; `--deep` runs the long soaks too.  Tests marked `netns` need root and 
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import tomllib
 from collections import defaultdict
@@ -46,6 +47,25 @@ def pytest_configure(config: pytest.Config) -> None:
     hypothesis.settings.load_profile("deep" if config.getoption("--deep") else "fast")
     if config.getoption("--rows") or config.getoption("--expectations"):
         config.option.collectonly = True
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Files none of whose tests `-m` can choose are not even imported: each of the suite's processes would import all.
+
+    Marks are written in the file itself. Only "X and not Y" is understood; of any other expression every file is read.
+    """
+    words = re.fullmatch(r"(?:not )?\w+(?: and (?:not )?\w+)*", config.getoption("markexpr") or "")
+    if words is None or collection_path.suffix != ".py":
+        return None
+    text = collection_path.read_text(encoding="utf-8")
+    for term in words[0].split(" and "):
+        if term.startswith("not "):
+            left_out = re.search(rf"^pytestmark = \[?pytest\.mark\.{term[4:]}\b", text, re.MULTILINE) is not None
+        else:
+            left_out = f"pytest.mark.{term}" not in text
+        if left_out:
+            return True
+    return None
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

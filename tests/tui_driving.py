@@ -82,6 +82,12 @@ class Script:
     async def trust(self, fingerprint: str) -> None:
         self._told(("trust", fingerprint))
 
+    async def end_session(self, session: str) -> None:
+        self._told(("end", session))
+
+    async def set_session_worth(self, change: api.SessionWorth) -> None:
+        self._told(change)
+
 
 def home(**changes: Any) -> tuple[AgentApp, Script]:
     script = Script(household(**changes))

@@ -170,7 +170,7 @@ def test_two_meters_agree_on_the_marks_though_they_check_at_other_times() -> Non
 # --- policy, readings, repetition -------------------------------------------------------------------------------------
 
 
-@pytest.mark.row("DPH-25")
+@pytest.mark.row("DPH-25", "DPH-35")
 def test_the_policy_says_how_often_counts_are_written_and_sent() -> None:
     meter = Meter(name="h4", run=RUN, policy=MeteringPolicy(checkpoint_ms=500, flush_ms=2_000))
     sent: list[tuple[int, list[MeterRecord]]] = []
