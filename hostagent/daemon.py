@@ -172,12 +172,14 @@ class Agent:
         self._started_unix_s = self._clock.unix_s()
 
     def _make_reacting(self, traffic: Traffic) -> Reacting:
-        """Without peers and providers there is nobody to listen to."""
+        """Without peers and providers there is nobody to listen to, and without peers nobody to sign for."""
         configuration = self._configuration
         directory = configuration.state_directory
         return Reacting(
             peers=configuration.peers,
-            identity=NodeIdentity.load_or_create(directory, name=configuration.agent.name),
+            identity=NodeIdentity.load_or_create(directory, name=configuration.agent.name)
+            if configuration.peers
+            else None,
             engine=traffic.running_engine,
             directory=directory,
             clock=self._clock,

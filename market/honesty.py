@@ -1,19 +1,12 @@
-"""Who does not keep to what it says: a sender above its target rate, a receiver that reports too few marks.
+"""Who does not keep to what it says: a receiver that reports too few marks.
 
 Decides: when the evidence is enough to cut a session. Refuses to know: packets, money and how a session is cut. Pure.
-Source: M3I scenarios 3.3.2.2 (the receiver "directly experiences the sender's rate"; the marking rate "is only known
-directly by" the receiver, which "is always able to lie"; DPH-05, DPH-07); Wald 1945 (sequential tests); Ville 1939
-(a non-negative supermartingale that begins at 1 ever reaches 1/α with probability at most α).
+A sender that sends more than it was asked to is its receiver's to find: `hostagent.reacting.obedience`.
+Source: M3I scenarios 3.3.2.2 (the marking rate "is only known directly by" the receiver, which "is always able to lie";
+DPH-07); Wald 1945 (sequential tests); Ville 1939 (a non-negative supermartingale that begins at 1 ever reaches 1/α with
+probability at most α).
 
-**The sender (receiver pays).** An honest sender paces: in any time t it sends no more than r·t + burst bytes, r being
-the highest target that was in force. It hears of a target late by at most `allowed_delay`, and what it sent arrives
-bunched by at most `jitter`. So what arrives in an interval of length T is at most the integral of the highest target
-of the last `allowed_delay`, raised by the tolerance, plus a depth of r·jitter + burst bytes over all time (a token
-bucket of that depth never runs dry). The bucket that runs dry proves disobedience; no honest sender within these
-allowances is ever accused. A sender at f times its target, disobedient from the beginning of an interval, is found
-at the end of the second one if (f − 1 − tolerance)·r·(2T − allowed_delay) exceeds the depth.
-
-**The receiver (sender pays).** The provider's meter counts M marks (or a sample of them: each with probability s), the
+The provider's meter counts M marks (or a sample of them: each with probability s), the
 receiver reports R. Between the two an honest packet is lost with probability at most l, so for each mark, sampled or
 not, reported or not,
 
@@ -33,84 +26,16 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left, bisect_right
-from collections import deque
 from dataclasses import dataclass, field
 from enum import Enum
-from itertools import pairwise
 from typing import Final
 
-MS_PER_S: Final = 1_000
-PPM: Final = 1_000_000
 STARTS_MAX: Final = 64
 
 
 class Finding(Enum):
     HONEST = "nothing that an honest one could not have done"
-    DISOBEDIENT_SENDER = "it sends faster than it was told to"
     LYING_RECEIVER = "it reports fewer marks than its provider counts"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Obedience:
-    """What an honest sender may do above its target."""
-
-    allowed_delay_ms: int = 300  # of a target until its effect arrives: one lost message and its repetition too
-    jitter_ms: int = 40
-    burst_bytes: int = 6_000  # four full packets
-    tolerance_ppm: int = 20_000  # headers that one side counts, a clock that is fast
-
-
-class SenderWatch:
-    """Receiver pays: what arrives against what was asked for. One for each session."""
-
-    def __init__(self, terms: Obedience, *, now_ms: int, target_bit_s: int) -> None:
-        self._terms = terms
-        self._targets: deque[tuple[int, int]] = deque([(now_ms, target_bit_s)])
-        self._last_ms = now_ms
-        self._over_bytes = 0.0
-
-    def on_target(self, now_ms: int, target_bit_s: int) -> None:
-        """The target that is asked for from now on."""
-        self._targets.append((now_ms, target_bit_s))
-
-    def on_interval(self, now_ms: int, received_bytes: int) -> Finding:
-        """What arrived since the last call. Asked once in each interval of the reactor."""
-        allowed_bytes, highest_bit_s = self._allowed(now_ms)
-        self._over_bytes = max(0.0, self._over_bytes + received_bytes - allowed_bytes)
-        self._last_ms = now_ms
-        if self._over_bytes > self._depth_bytes(highest_bit_s):
-            return Finding.DISOBEDIENT_SENDER
-        # what a fast flow may be ahead would be too much for a slow one: a target that fell is no guilt
-        self._over_bytes = min(self._over_bytes, self._depth_bytes(self._highest_target(now_ms)))
-        return Finding.HONEST
-
-    def _depth_bytes(self, rate_bit_s: int) -> float:
-        return rate_bit_s * self._terms.jitter_ms / 8 / MS_PER_S + self._terms.burst_bytes
-
-    def _allowed(self, now_ms: int) -> tuple[float, int]:
-        """Bytes of an honest sender in the interval that ends now, and the highest target in it."""
-        delay = self._terms.allowed_delay_ms
-        while len(self._targets) > 1 and self._targets[1][0] + delay <= self._last_ms:
-            self._targets.popleft()
-        corners = {self._last_ms, now_ms}
-        for at, _ in self._targets:
-            corners |= {each for each in (at, at + delay) if self._last_ms < each < now_ms}
-        times = sorted(corners)
-        bits, highest = 0.0, 0
-        for start, end in pairwise(times):
-            rate = self._highest_target(start)
-            highest = max(highest, rate)
-            bits += rate * (end - start) / MS_PER_S
-        return bits / 8 * (1 + self._terms.tolerance_ppm / PPM), highest
-
-    def _highest_target(self, at_ms: int) -> int:
-        """Of those that an honest sender may still, or already, keep to at this time."""
-        rates = []
-        for index, (since, rate) in enumerate(self._targets):
-            until = self._targets[index + 1][0] if index + 1 < len(self._targets) else math.inf
-            if since <= at_ms and at_ms < until + self._terms.allowed_delay_ms:
-                rates.append(rate)
-        return max(rates, default=self._targets[0][1])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -102,14 +102,15 @@ Views = Callable[[Sequence[FlowKey]], Sequence[SenderView | None]]
 class Reacting:
     """`running` around everything; `work` in a task of its own. `own_addresses` None: any address may be ours.
 
-    `acts`: False while a person only wants to see what it would do: nothing is paced then.
+    `identity` None: it has no peers, and says nothing. `acts`: False while a person only wants to see what it would do:
+    nothing is paced then.
     """
 
     def __init__(
         self,
         *,
         peers: Sequence[PeerLike],
-        identity: NodeIdentity,
+        identity: NodeIdentity | None,
         engine: Callable[[], HostEngine],
         directory: Path,
         clock: Clock,
@@ -573,8 +574,8 @@ class Reacting:
 
     def _send(self, message: Message, address: str) -> None:
         sock = self._sockets.get(ip_address(address).version)
-        if sock is None or address not in self._peer_addresses:  # nothing that a stranger answers would be believed
-            return
+        if sock is None or self._identity is None or address not in self._peer_addresses:
+            return  # nothing that a stranger answers would be believed
         try:
             sock.sendto(write(self._identity.key, message), (address, self._port))
         except OSError as error:  # no route, a full buffer: the next one says it all again

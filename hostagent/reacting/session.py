@@ -360,9 +360,9 @@ class Session:
         )
         self._react(moment, signal if signal is not None and signal.packets else None)
         target = self._decision.target_bit_s
-        self._obedience.on_target(target)
+        times = self._obedience.on_target(target)
         self._asked.on_target(target or 0, moment.ns)
-        return [self._target(target)]
+        return [self._target(target) for _ in range(times)]
 
     def _forget_sender(self, moment: Moment) -> None:
         """What was counted and spent stays; its next terms begin as its first ones did."""

@@ -173,6 +173,15 @@ class TestLimits:
             assert task.rates[at] <= min(before) * 1.1 + 1
             assert task.rates[at] >= max(before) * 0.9 - 1
 
+    def test_the_rate_that_it_begins_with_counts_too_also_where_nothing_arrives_at_first(self) -> None:
+        reactor = ElasticRate(plan_with(largest_rate_change_ppm=100_000, start_bit_s=1_000_000))
+        rates = [
+            reactor.on_interval(step * STEP_NS, signal_of(step * STEP_NS, rate, 0)).target_bit_s
+            for step, rate in enumerate((0, 0, 900_000, 5_000_000, 5_000_000))
+        ]
+        assert rates[0] == 1_000_000
+        assert max(rate for rate in rates if rate is not None) <= 1_100_000
+
     @pytest.mark.row("DPH-04")
     def test_a_restless_price_sends_it_down_until_the_price_is_calm(self) -> None:
         task = Priced(plan_with(largest_price_change_ppm=300_000))

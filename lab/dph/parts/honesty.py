@@ -1,7 +1,8 @@
 """Part 7: a receiver that reports too few marks, and a sender that does not keep to its target.
 
-Decides: how a run of the simulator is told to the product's detectors (`market.honesty`), as a provider and a payer
-would tell them. Refuses to know: when evidence is enough.
+Decides: how a run of the simulator is told to the product's detector of liars (`market.honesty`), as a provider and a
+payer would tell it; when the simulated receiver, which has the product's `Obedience`, cut its sender. Refuses to know:
+when evidence is enough.
 Sender pays: the provider's meter counts the marks, the receiver reports half of them or none; the payer's bill by the
 reports is half or nothing. Receiver pays: it sees what arrives against what it asked for. M3I scenarios 3.3.2.
 """
@@ -12,19 +13,18 @@ from dataclasses import dataclass
 from typing import Final
 
 from billpay.sessions import Payer
+from hostagent.reacting.obedience import JUDGED_FROM
 from lab.dph.effort import Effort
 from lab.dph.statistics import mean_of
 from lab.dph.values import Expectation, Mean, PartResult, Value, expect
 from lab.dph.worlds import bottleneck, one_to_three
 from lab.simulator.packets import Behaviour, PacketRun
-from market.honesty import Finding, Obedience, ReceiverWatch, Reconciling, SenderWatch
+from market.honesty import Finding, ReceiverWatch, Reconciling
 
 USERS: Final = 4
 RTT_MS: Final = 40.0
 MOST_MARKS: Final = 100
 MOST_INTERVALS: Final = 2
-ALLOWED: Final = Obedience(jitter_ms=120)
-"""A full queue of this link is 120 ms. With the usual 40 ms the watch accuses honest senders here."""
 PPM: Final = 1_000_000
 LIAR: Final = "u0"
 
@@ -58,7 +58,7 @@ class Lied(Value, frozen=True, kw_only=True):
 
 
 class Defied(Value, frozen=True, kw_only=True):
-    """intervals_until_found: since the first one in which more arrived than was asked for."""
+    """intervals_until_found: since the first one that can be judged: four targets were told then."""
 
     obeys: bool
     rtt_ms: float
@@ -125,7 +125,7 @@ def marks_until_found(marks: list[int], reported_ppm: int) -> int | None:
 
 
 def measure_defiance(it: Defiance) -> int | None:
-    """Intervals until the product's watch says that the sender disobeys; None: it never does."""
+    """Judged intervals until the receiver finds that its sender disobeys; None: it never does."""
     flows = one_to_three(USERS, rtt_ms=it.rtt_ms, ratio=1.0)
     experiment = bottleneck(flows, seed=it.seed, seconds=it.seconds, warm_up_s=1.0)
     behaviours = {
@@ -136,19 +136,9 @@ def measure_defiance(it: Defiance) -> int | None:
     packets.run()
     found = packets.flows[0]
     assert found.loop is not None
-    assert found.handler is not None
-    watch = SenderWatch(ALLOWED, now_ms=0, target_bit_s=found.handler.start_bit_s)
-    above_since, before_ns, target = None, 0, found.handler.start_bit_s
-    for number, heard in enumerate(found.loop.history):
-        arrived = round((heard.received_bit_s or 0) * (heard.now_ns - before_ns) / 8e9)
-        if above_since is None and (heard.received_bit_s or 0) > 1.5 * target:
-            above_since = number
-        at_ms = heard.now_ns // 1_000_000
-        if watch.on_interval(at_ms, arrived) is Finding.DISOBEDIENT_SENDER:
-            return number - (number if above_since is None else above_since) + 1
-        before_ns, target = heard.now_ns, heard.target_bit_s or target
-        watch.on_target(at_ms, target)
-    return None
+    if found.loop.disobeyed_ns is None:
+        return None
+    return len(found.loop.history) - JUDGED_FROM + 1  # the interval in which it is cut has no decision any more
 
 
 def _lied(share: float, seen: list[tuple[float, float, int | None]]) -> Lied:

@@ -1,4 +1,4 @@
-"""The small parts: the aggregator, what is believed, the day book, the wheel, obedience."""
+"""The small parts: the aggregator, what is believed, the day book, the wheel."""
 
 from __future__ import annotations
 
@@ -24,7 +24,6 @@ from hostagent.reacting.days import FILE_NAME, DayBook, DayFile, KeptDays
 from hostagent.reacting.door import MOST_IN_VAIN, MOST_MET, NS_PER_S, Door
 from hostagent.reacting.matching import Launcher, SessionRule
 from hostagent.reacting.naming import key_of, selector_of
-from hostagent.reacting.obedience import Obedience
 from hostagent.reacting.offers import KEPT_NS, Offers
 from hostagent.reacting.prices import Prices, Provider
 from hostagent.reacting.wheel import SLOT_NS, Wheel
@@ -350,7 +349,7 @@ def test_a_broken_file_is_put_aside_and_said(tmp_path: Path) -> None:
         KeptDays(tmp_path / "nowhere", day="2026-11-21").reserve("film")
 
 
-# --- wheel and obedience ----------------------------------------------------------------------------------------------
+# --- the wheel --------------------------------------------------------------------------------------------------------
 
 
 def test_everybody_is_due_once_and_never_early() -> None:
@@ -370,30 +369,3 @@ def test_everybody_is_due_once_and_never_early() -> None:
     wheel.by("x", 500 * MS)
     wheel.by("x", 900 * MS)
     assert wheel.next_ns() == 500 * MS
-
-
-@pytest.mark.row("DPH-05")
-def test_two_intervals_in_a_row_above_what_was_asked_and_not_before() -> None:
-    obedience = Obedience()
-    for _ in range(2):
-        assert not obedience.on_interval(arrived_bytes=10**9, interval_ns=100 * MS), "nothing was asked yet"
-        obedience.on_target(1_000_000)
-    assert not obedience.on_interval(arrived_bytes=16_000, interval_ns=100 * MS)
-    assert obedience.on_interval(arrived_bytes=17_000, interval_ns=100 * MS)
-    assert not obedience.has_left
-    assert not obedience.on_interval(arrived_bytes=12_500, interval_ns=100 * MS)
-    for _ in range(2):
-        assert obedience.on_interval(arrived_bytes=17_000, interval_ns=100 * MS)
-    assert obedience.has_left
-
-
-def test_a_target_that_falls_is_kept_to_two_intervals_later_and_none_is_never_disobeyed() -> None:
-    obedience = Obedience()
-    for target in (4_000_000, 4_000_000, 400_000):
-        obedience.on_target(target)
-    for why in ("the old one was under way", "and may have waited in a queue"):
-        assert not obedience.on_interval(arrived_bytes=50_000, interval_ns=100 * MS), why
-        obedience.on_target(400_000)
-    assert obedience.on_interval(arrived_bytes=50_000, interval_ns=100 * MS)
-    obedience.on_target(None)
-    assert not obedience.on_interval(arrived_bytes=10**9, interval_ns=100 * MS)
