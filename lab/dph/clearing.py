@@ -87,7 +87,7 @@ class Cleared:
     sent: tuple[bytes, ...]  # what c1, c3 and p2 signed
 
 
-class _Market:
+class Market:
     def __init__(self, directory: Path) -> None:
         self._directory = directory
         self._running: list[subprocess.Popen[bytes]] = []
@@ -167,11 +167,11 @@ class _Market:
 def clear_session(readings: Sequence[Reading], *, prices: Sequence[tuple[int, int]], payee: Payee) -> Cleared:
     """The whole session through all four processes. `prices`: (from when, in ms of the session; nanodollars)."""
     with tempfile.TemporaryDirectory(prefix="hostagent-dph-") as directory:
-        return asyncio.run(_clear(_Market(Path(directory)), readings, prices, payee))
+        return asyncio.run(_clear(Market(Path(directory)), readings, prices, payee))
 
 
 async def _clear(
-    market: _Market, readings: Sequence[Reading], prices: Sequence[tuple[int, int]], payee: Payee
+    market: Market, readings: Sequence[Reading], prices: Sequence[tuple[int, int]], payee: Payee
 ) -> Cleared:
     try:
         await market.start()
@@ -179,22 +179,22 @@ async def _clear(
             certificate = market.authority.certify(name, key.public_key)
             for part in PARTS:
                 await market.heard(part, Certified(certificate=certificate))
-        sent = [await _publish(market, serial, *price) for serial, price in enumerate(prices, start=1)]
+        sent = [await publish(market, serial, *price) for serial, price in enumerate(prices, start=1)]
         await market.heard("mediation", Open(session=SESSION, key=KEY, meter=NAMES["meter"], regularity_ms=500))
         for number, it in enumerate(readings):
             await market.heard("meter", _read(it, ends=number == len(readings) - 1))
         await market.until("mediation", lambda total: total.marks == readings[-1].marks and total.unsent == 0)
         await market.heard("mediation", End(session=SESSION))
         await market.until("charging", lambda total: total.marks == readings[-1].marks)
-        order = await _order(market, payee, readings[-1].at_ms)
+        order = await order_of(market, payee, readings[-1].at_ms)
         sent.append(order)
         await market.heard("clearing", Tell(signed=order))
-        return await _books(market, order, payee, sent)
+        return await books_of(market, order, payee, sent)
     finally:
         market.stop()
 
 
-async def _publish(market: _Market, serial: int, at_ms: int, nanodollars: int) -> Signed:
+async def publish(market: Market, serial: int, at_ms: int, nanodollars: int) -> Signed:
     push = MarkPrice(
         provider="p2",
         serial=serial,
@@ -220,7 +220,7 @@ def _read(it: Reading, *, ends: bool) -> Read:
     )
 
 
-async def _order(market: _Market, payee: Payee, ends_ms: int) -> Signed:
+async def order_of(market: Market, payee: Payee, ends_ms: int) -> Signed:
     """c3 fetches its characterisation, and presents it with c1's intention to pay."""
     (characterisation,) = await market.said("charging", Characterise(session=SESSION, customer="c3"))
     c1, c3, house = market.people["c1"], market.people["c3"], market.keys["clearing"].fingerprint
@@ -243,7 +243,7 @@ async def _order(market: _Market, payee: Payee, ends_ms: int) -> Signed:
     return sign(c3, order)
 
 
-async def _books(market: _Market, signed: Signed, payee: Payee, sent: list[Signed]) -> Cleared:
+async def books_of(market: Market, signed: Signed, payee: Payee, sent: list[Signed]) -> Cleared:
     """Payer, provider and customer each post what they were given; the house says what it is owed and owes."""
     house, provider = market.keys["clearing"], market.keys["charging"]
     order = verify(signed, market.people["c3"].public_key, ClearingOrder)

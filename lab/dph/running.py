@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from lab.dph.effort import Effort, pooled
-from lab.dph.parts import honesty, limits, marking, payers, prices, realshares, shares, stability, tasks
+from lab.dph.parts import figure31, honesty, limits, marking, payers, prices, realshares, shares, stability, tasks
 from lab.dph.report import DphReport
 from lab.dph.values import Holds, PartResult
 
@@ -43,7 +43,11 @@ def run_dph(effort: Effort) -> DphReport:
             effort=effort.name,
             seeds=effort.seeds,
             # Before the processes of the pool begin: the two are not to share the machine.
-            real_shares=part("shares on real packets", realshares.run) if effort.real else None,
+            real_shares=figure31.beside(
+                part("shares on real packets", realshares.run), part("six hosts on real packets", figure31.run)
+            )
+            if effort.real
+            else None,
             shares=part("shares", shares.run),
             stability=part("stability", stability.run),
             marking=part("marking rules", marking.run),

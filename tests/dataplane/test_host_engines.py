@@ -85,7 +85,9 @@ def test_the_contract(hosts: TwoHosts, tmp_path: Path, name: EngineName) -> None
                 flows = [flow for flow in await engine.flows() if flow.program_number == curl.number]
                 assert {len(flow.key.remote) for flow in flows} == {4, 16}
                 assert {flow.key.remote_port for flow in flows} == {8000}
-                assert sum(flow.received.bytes for flow in flows) == curl.received.bytes
+                later = (meter for meter in (await engine.read()).programs if meter.number == curl.number)
+                most = sum(meter.received.bytes for meter in later)  # an acknowledgement may have come meanwhile
+                assert curl.received.bytes <= sum(flow.received.bytes for flow in flows) <= most
             await engine.apply(CAPPED)
             assert totals(await engine.read()) >= totals(reading), "counts go on under another plan"
             if Ability.SHAPE_INGRESS not in {limit.ability for limit in engine.limits}:

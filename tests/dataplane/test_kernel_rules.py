@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -48,6 +49,9 @@ COMMIT
 """
 
 
+OWN = ("fd08::1", "fe80::")
+
+
 @pytest.fixture
 def namespace() -> Iterator[Namespace]:
     with Namespace() as one, Namespace() as other:
@@ -56,6 +60,8 @@ def namespace() -> Iterator[Namespace]:
         connect(one, "left", other, "right")
         one.run("ip", "addr", "add", "10.8.0.1/24", "dev", "left")
         one.run("ip", "addr", "add", "fd08::1/64", "dev", "left", "nodad")
+        while not all(f"local {address}" in one.run("ip", "-6", "route", "show", "table", "all") for address in OWN):
+            time.sleep(0.02)  # the kernel makes them in its own time
         yield one
 
 

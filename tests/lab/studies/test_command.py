@@ -18,7 +18,7 @@ def test_the_list_has_the_studies_with_their_questions() -> None:
 
 
 def test_a_study_is_a_table_for_people_and_a_document_for_programs() -> None:
-    shown = CliRunner().invoke(main, ["lab", "study", "cutoff"])
+    shown = CliRunner(env={"COLUMNS": "200"}).invoke(main, ["lab", "study", "cutoff"])
     assert shown.exit_code == ExitCode.OK, shown.output
     assert "Does a cut-off toll clear as the smart market's auction does?" in shown.stdout
     assert "law mean toll n$" in shown.stdout
