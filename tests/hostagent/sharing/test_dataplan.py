@@ -191,8 +191,15 @@ USUAL_DAYS = tuple(
 
 @pytest.mark.expectation(15)
 @pytest.mark.row("UD-09")
-@pytest.mark.parametrize("plan", [MONTHLY, DAILY], ids=["1 GB a month", "1 GB a day"])
-@pytest.mark.parametrize("days", [USUAL_DAYS, ()], ids=["known", "new"])
+@pytest.mark.parametrize(
+    ("plan", "days"),
+    [
+        pytest.param(MONTHLY, (), id="1 GB a month, new"),
+        pytest.param(DAILY, USUAL_DAYS, id="1 GB a day, known"),
+        pytest.param(MONTHLY, USUAL_DAYS, id="1 GB a month, known", marks=pytest.mark.deep),
+        pytest.param(DAILY, (), id="1 GB a day, new", marks=pytest.mark.deep),
+    ],
+)
 def test_a_day_under_a_gigabyte(plan: DataPlan, days: tuple[DayUse, ...]) -> None:
     fresh = PlanBook(plan, KINDS, BERLIN, unix_s=MIDNIGHT).state
     book = PlanBook(plan, KINDS, BERLIN, unix_s=MIDNIGHT, state=msgspec.structs.replace(fresh, days=days))
