@@ -202,6 +202,7 @@ def shares(results: Results) -> dict[str, float]:
 
 @pytest.mark.netns
 @pytest.mark.exact
+@pytest.mark.deep
 def test_one_to_three_is_the_same_on_real_packets_as_simulated() -> None:
     file, length = example("one-to-three.toml"), Overrides(seconds=8)
     simulated = simulate_file(file, overrides=Overrides(seconds=30, mode="packets"))

@@ -45,7 +45,7 @@ def check(sharing: Sharing, directory: Path, holds: Callable[[SharedLink], None]
                 return
 
 
-@pytest.mark.row("DPH-02", "DPH-06", "DPH-12", "DPH-13", "DPH-22", "DPH-33")
+@pytest.mark.row("DPH-02", "DPH-03", "DPH-06", "DPH-12", "DPH-13", "DPH-22", "DPH-33")
 def test_shares_are_as_willingness_and_fall_to_the_transports_without_feedback(tmp_path: Path) -> None:
     assert {(flow.round_trip_ms, flow.willingness_nanodollars_per_s) for flow in MIXED} == {
         (trip, worth) for trip in (10, 80) for worth in (100_000, 300_000)
@@ -76,7 +76,8 @@ def test_shares_are_as_willingness_and_fall_to_the_transports_without_feedback(t
     check(Sharing(flows=MIXED, rate_bit_s=20_000_000, nanodollars_per_mark=PRICE), tmp_path, holds)
 
 
-@pytest.mark.row("DPH-03", "DPH-05", "DPH-08", "DPH-30", "DPH-33")
+@pytest.mark.deep
+@pytest.mark.row("DPH-05", "DPH-08", "DPH-30", "DPH-33")
 def test_the_same_where_the_receiver_pays_and_the_senders_agents_hold_packets_in_queues(tmp_path: Path) -> None:
     def holds(link: SharedLink) -> None:
         link.start_all(seconds=60)
