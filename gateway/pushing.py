@@ -1,6 +1,6 @@
 """Pushes the price of a mark to whoever the operator names: one signed datagram each, and again every few seconds.
 
-A driver: `mark_prices` decides the price; the load of the priced links comes from the packet core's counters.
+A driver: `mark_prices` decides the price; the load of the links that mark comes from the interfaces' own counters.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from ipaddress import ip_address
 
 import msgspec
 
+from billpay.errors import EnvironmentFault
 from billpay.sessions import SESSION_PORT, MarkPrice
 from dataplane.attribution.interfaces import Interfaces
 from gateway.mark_prices import MarkPricing
@@ -32,8 +33,12 @@ class Load:
         self._before: tuple[int, int] | None = None  # ns, bytes
 
     def ppm(self) -> int | None:
-        """None the first time, and where an interface is gone."""
-        interfaces = Interfaces()
+        """None the first time, and where an interface is gone or the kernel does not tell: then the price stays."""
+        try:
+            interfaces = Interfaces()
+        except EnvironmentFault as fault:
+            LOG.warning("%s", fault)
+            return None
         try:
             found = interfaces.read()
         finally:

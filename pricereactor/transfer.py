@@ -144,9 +144,8 @@ class TransferByDeadline:
         self._settings = settings or TransferSettings()
         self._settings.require_stable(interval_ns)
         self._policy = policy
-        self._size_bytes = policy.size_bytes
         self._bits_per_byte = 8 / (1 - self._settings.overhead_ppm / 1e6)  # at the IP layer, as rates and prices are
-        self._left_bits = self._size_bytes * self._bits_per_byte
+        self._left_bits = policy.size_bytes * self._bits_per_byte
         self._arrived_bits = 0
         self._ends_ns = now_ns + policy.deadline_s * NS_PER_S
         self._aims_ns = self._ends_ns - min(_EARLY_INTERVALS * interval_ns, policy.deadline_s * NS_PER_S // 10)
@@ -168,10 +167,6 @@ class TransferByDeadline:
     @property
     def left_bytes(self) -> int:
         return round(self._left_bits / self._bits_per_byte)
-
-    def on_progress(self, done_bytes: int) -> None:
-        """Of the file itself, from whoever knows; otherwise it is reckoned from what arrives."""
-        self._left_bits = max(0, self._size_bytes - done_bytes) * self._bits_per_byte
 
     def revalue(self, policy: TaskPolicy) -> None:
         """The same task, worth more or less from now on; its size and deadline stay."""

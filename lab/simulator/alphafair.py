@@ -38,9 +38,6 @@ class AlphaFairRate:
         self._least = least_bit_s / _MEGABIT
         self._most = most_bit_s / _MEGABIT
 
-    def set_weight(self, weight: float) -> None:
-        self._weight = weight
-
     def on_interval(self, now_ns: int, signal: PriceSignal | None) -> RateDecision:  # noqa: ARG002 - its interval
         if signal is not None and signal.packets:
             share = signal.marks / signal.packets

@@ -18,7 +18,6 @@ from typing import Final, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from billpay.marking import marking_probability
 from lab.simulator.experiment import BITS_PER_BYTE, Link, MarkingKind
 
 Array = NDArray[np.float64]
@@ -258,8 +257,3 @@ def static_share(link: Link, y: float) -> float:
     """What a static rule marks of the load `y`."""
     one = np.array([link.rate_bit_s])
     return float(_rule(link.marking.kind, [link], one, 1.0, one).step(np.array([y]), np.zeros(1), 0.0)[0])
-
-
-def rem_share(price: float, phi: float) -> float:
-    """The product's own formula; the vectorised one is tested against it."""
-    return marking_probability(price, phi)
