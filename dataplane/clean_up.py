@@ -9,7 +9,7 @@ from pathlib import Path
 
 from dataplane.ebpf.sockets import put_orphans_back
 from dataplane.engines import ECN_RECORD, SHAPING_RECORD, TRAFFIC_CONTROL_RECORD
-from dataplane.record import RECORD_NAME
+from dataplane.record import ACCESS_RECORD, RECORD_NAME
 from dataplane.rules import restore
 from dataplane.service import locked
 
@@ -19,7 +19,7 @@ def clean_up(state_directory: Path) -> list[str]:
 
     Raises EnvironmentFault, also when the agent of that directory is alive: it would lose what it works with.
     """
-    names = (TRAFFIC_CONTROL_RECORD, ECN_RECORD, SHAPING_RECORD, RECORD_NAME)
+    names = (TRAFFIC_CONTROL_RECORD, ECN_RECORD, SHAPING_RECORD, ACCESS_RECORD, RECORD_NAME)
     records = [path for name in names if (path := state_directory / name).exists()]
     if not records:
         return []

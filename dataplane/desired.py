@@ -56,6 +56,22 @@ class Sysctl(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     value: str
 
 
+class AccessRoute(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A default route by one of several accesses, as the main table has it: for tables of ours.
+
+    `via`: the router, "" on a link without one; `is_foreign_router`: an IPv4 route by an IPv6 router. `source`: the
+    address that packets get which have none, "" for the kernel's choice.
+    """
+
+    family: Family
+    interface: str
+    via: str = ""
+    is_foreign_router: bool = False
+    is_onlink: bool = False
+    source: str = ""
+    mtu: int | None = None
+
+
 class DesiredState(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Everything that one daemon (`owner`: 1 to 10 letters, digits or hyphens) wants in this network namespace."""
 

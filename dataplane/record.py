@@ -16,6 +16,8 @@ from dataplane.desired import DesiredState, Family, Sysctl
 
 RECORD_NAME = "kernel-state.json"
 """In a daemon's state directory; `hostagent restore` looks for it there."""
+ACCESS_RECORD = "access-routes.json"
+"""Beside it: which access new flows go by (`dataplane.access_routes`)."""
 
 
 class ChainUndo(msgspec.Struct, frozen=True, kw_only=True, tag="chain", forbid_unknown_fields=True):
@@ -43,6 +45,14 @@ class RuleUndo(msgspec.Struct, frozen=True, kw_only=True, tag="rule", forbid_unk
     mark: int
     mask: int
     table: int
+
+
+class ShownRuleUndo(msgspec.Struct, frozen=True, kw_only=True, tag="shown rule", forbid_unknown_fields=True):
+    """Remove an `ip rule` by all that `ip -N rule show` says of it after its priority."""
+
+    family: Family
+    priority: int
+    shown: str
 
 
 class RouteUndo(msgspec.Struct, frozen=True, kw_only=True, tag="route", forbid_unknown_fields=True):
@@ -79,7 +89,7 @@ class VirtualLinkUndo(msgspec.Struct, frozen=True, kw_only=True, tag="link", for
     name: str
 
 
-Undo = ChainUndo | TableUndo | RuleUndo | RouteUndo | SysctlUndo | QdiscUndo | VirtualLinkUndo
+Undo = ChainUndo | TableUndo | RuleUndo | ShownRuleUndo | RouteUndo | SysctlUndo | QdiscUndo | VirtualLinkUndo
 
 
 class _Document(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -39,6 +39,7 @@ from dataplane.record import (
     Record,
     RouteUndo,
     RuleUndo,
+    ShownRuleUndo,
     SysctlUndo,
     TableUndo,
     Undo,
@@ -290,6 +291,9 @@ def _undo(undo: Undo) -> None:
         case RuleUndo():
             if _rule_exists(undo):
                 _ip(undo.family, "rule", "del", *_rule_arguments(undo))
+        case ShownRuleUndo():
+            if _is_shown(undo):
+                _ip(undo.family, "rule", "del", "priority", str(undo.priority), *undo.shown.split())
         case RouteUndo():
             if _find_route(undo.family, undo.table, undo.prefix):
                 _ip(undo.family, "route", "del", undo.prefix, "table", str(undo.table))
@@ -303,6 +307,11 @@ def _undo(undo: Undo) -> None:
             qdiscs.delete_link(undo.name)
         case _:
             assert_never(undo)
+
+
+def _is_shown(undo: ShownRuleUndo) -> bool:
+    lines = _ip(undo.family, "-N", "rule", "show", "priority", str(undo.priority)).splitlines()
+    return undo.shown in (" ".join(line.partition(":")[2].split()) for line in lines)
 
 
 def _undo_chain(undo: ChainUndo) -> None:

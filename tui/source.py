@@ -69,6 +69,12 @@ class Source(Protocol):
 
     async def set_session_worth(self, change: api.SessionWorth) -> None: ...
 
+    async def set_access(self, change: api.AccessChange) -> None: ...
+
+    async def ways(self, destination: str) -> tuple[api.Way, ...]: ...
+
+    async def network_map(self, destination: str) -> api.NetworkMap: ...
+
     def secretary(self, socket: str) -> PersonalSource | None:
         """The one behind that socket; None: there is no way to it from here."""
 
@@ -119,3 +125,15 @@ class LocalSource:
     async def set_session_worth(self, change: api.SessionWorth) -> None:
         async with LocalClient(self._socket) as client:
             await client.set_session_worth(change)
+
+    async def set_access(self, change: api.AccessChange) -> None:
+        async with LocalClient(self._socket) as client:
+            await client.set_access(change)
+
+    async def ways(self, destination: str) -> tuple[api.Way, ...]:
+        async with LocalClient(self._socket) as client:
+            return await client.ways(destination)
+
+    async def network_map(self, destination: str) -> api.NetworkMap:
+        async with LocalClient(self._socket) as client:
+            return await client.network_map(destination)

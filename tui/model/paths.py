@@ -1,4 +1,4 @@
-"""Paths and what each costs, and the networks that a sender can choose from, with what each costs."""
+"""Paths and what each costs, and the accesses or networks that a sender can choose from, with what each costs."""
 
 from __future__ import annotations
 
@@ -61,6 +61,85 @@ def detail(path: api.PathAlternative) -> list[Text]:
         line(f"toll {money_text(path.toll_nanodollars)} a packet, delay {delay_text(path.delay_ns)}"),
         line(("reason  ", FAINT), path.reason or "none"),
     ]
+
+
+# --- accesses ---------------------------------------------------------------------------------------------------------
+
+
+ACCESS_COLUMNS: Final[tuple[Column[api.Access], ...]] = (
+    Column("access to the Internet", 22, 0, lambda access: access.network or access.interface, most=40),
+    Column("used", 4, 0, lambda access: "yes" if access.used else "", order=lambda access: not access.used),
+    Column("by", 6, 1, lambda access: access.chosen_by if access.used else "", most=8),
+    number("delay", 8, 0, lambda access: delay_text(access.delay_ns), lambda access: _known(access.delay_ns)),
+    number("lost", 6, 2, lambda access: _lost(access.loss_ppm), lambda access: _known(access.loss_ppm)),
+    number(
+        "a GB",
+        6,
+        1,
+        lambda access: price_text(access.price_nanodollars_per_mb),
+        lambda access: _known(access.price_nanodollars_per_mb),
+    ),
+    number(
+        "packet",
+        6,
+        0,
+        lambda access: money_text(access.cost_nanodollars_per_packet),
+        lambda access: _known(access.cost_nanodollars_per_packet),
+    ),
+    Column("reason", 18, 2, lambda access: access.reason, most=300),
+)
+
+
+def _lost(loss_ppm: int | None) -> str:
+    return UNKNOWN if loss_ppm is None else f"{loss_ppm / 10_000:.2g} %"
+
+
+def access_listing(accesses: Iterable[api.Access], sorting: Sorting) -> Listing[api.Access]:
+    """The one that is used first; a filter is for destinations."""
+    found = sorted(accesses, key=lambda access: (not access.used, access.network, access.interface))
+    return Listing(
+        columns=ACCESS_COLUMNS,
+        things=sorting.sort(ACCESS_COLUMNS, found),
+        key=lambda access: access.interface,
+        sorted_by=sorting.by,
+        reverse=sorting.reverse,
+    )
+
+
+def access_detail(access: api.Access) -> list[Text]:
+    used = f"used, chosen by the {access.chosen_by}" if access.used else "not used"
+    router = f", router {access.router}" if access.router else ""
+    price = access.price_nanodollars_per_mb
+    return [
+        line((f"{access.network} on {access.interface}{router}", STRONG), f"  {used}"),
+        line(
+            f"delay {delay_text(access.delay_ns)}, lost {_lost(access.loss_ppm)}, "
+            f"a GB {UNKNOWN if price is None else price_text(price)}, "
+            f"a packet costs {money_text(access.cost_nanodollars_per_packet)}"
+        ),
+        line(("reason  ", FAINT), access.reason or "none"),
+    ]
+
+
+def is_word(access: api.Access) -> bool:
+    """Whether a person has already said that it is to be taken."""
+    return access.used and access.chosen_by == "person"
+
+
+def switch_lines(access: api.Access, now: api.Access | None) -> list[Text]:
+    """What a switch would change."""
+    if is_word(access):
+        return [line("the agent chooses again, as its configuration says")]
+    before = f" instead of {now.network}" if now is not None and now.interface != access.interface else ""
+    return [
+        line(f"new connections go by {access.network} ({access.interface}){before}"),
+        line("those that are there keep their access"),
+        line(f"a packet costs {money_text(access.cost_nanodollars_per_packet)} there: {access.reason}"),
+        line("it holds as long as that access is usable; the same key takes it back"),
+    ]
+
+
+# --- networks, where nobody says what an access is --------------------------------------------------------------------
 
 
 def network_lines(networks: Sequence[api.Network], prices: Sequence[api.Price], width: int) -> list[Text]:

@@ -42,11 +42,11 @@ KEYS: Final = (
             ("r", "kinds: all rules in their order, with hits"),
             ("y d", "inbox: yes, no, then for how long; d ends a session"),
             ("u", "inbox: take an answer back, and what it taught"),
-            ("v", "flows: sessions; inbox: answered; month: agent's"),
+            ("v", "flows: sessions; paths: all ways; inbox: answered"),
             ("← → [ ]", "month: the month before, the next one"),
             ("+", "budgets: pay into the purse"),
             ("+ -", "sessions: worth half as much again, or less"),
-            ("g", "nets: trust a gateway's new fingerprint"),
+            ("g", "nets: trust a gateway's key; paths: go that way"),
         ),
     ),
 )
