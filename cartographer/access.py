@@ -180,7 +180,7 @@ class AccessChooser:
         ways = [belief.way for belief in usable]
         chosen = next((way for way in (self._chooser.current, system, ways[0]) if way in ways), ways[0])
         self._go(chosen, now_ns)
-        return chosen, "nothing is known of any access yet"
+        return chosen, "nothing is known of any access yet" if len(ways) > 1 else "the only one that is usable"
 
     def _why_not(self, stays: Belief, better: Belief, now_ns: int) -> str:
         saved = stays.cost_picodollars - better.cost_picodollars

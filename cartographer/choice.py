@@ -1,28 +1,78 @@
-"""Which alternative to ask each ISP for, and why every other one was rejected.
+"""Which ways there are to choose from, what is believed of each, and what has to be written to go one of them.
 
-Decides from what is known alone; refuses to know how it became known (map), when to find out more (probing) and how
-much is paid.  Cost of a path = toll + value of delay × round trip; one ISP at a time moves, the one where it saves
-most, and only if that is worth it and the last move has had time to show its effect.
+Decides: the candidates of a destination (the present ask, the defaults, each deviation at one ISP, ways known of
+before), what is expected of those that nobody has seen, and the user-OADs of the one that was chosen.  Refuses to know
+how beliefs are weighed (chooser), how fast traffic moves (split) and how it all became known (map).
 
 Two ways to ask.  Known alternatives are asked for by number.  Unknown ones are found by calling the known ones
-undesirable: the ISP takes another and says which.  Where its default is accepted nothing is asked at all.  Tolls are
-compared as they were measured, else as the ISP's description promises them for both.  Source: Bill-Pay 2.2.  Pure.
+undesirable: the ISP takes another and says which.  Where its default is accepted nothing is asked at all.  What an ISP
+promises of an alternative counts as a difference to the one that the traffic takes, only while nobody has measured it
+and only if the judge believes that ISP.  Source: Bill-Pay 2.2.  Pure.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
 
-from billpay.header import MAX_OADS, NO_CHOICE, Slot, user_oad
-from cartographer.map import ANY_OTHER, AlternativeFacts, IspFacts, Measured
+from billpay.header import MAX_OADS, NO_CHOICE, Slot, alternatives_in, user_oad
+from billpay.messages import OadAlternative
+from cartographer.costing import belief_of
+from cartographer.map import ANY_OTHER, Ask, Destination, WayRecord, expected_way, obeys
 from cartographer.policy import PathPolicy
+from cartographer.statistics import WayStatistics
+from cartographer.suspicion import Judging
+from cartographer.values import Belief, Estimate, Quantity, Wants, Way
 
 FREE_SLOT = Slot(0, 0, 0)  # room for an ISP-OAD: an ISP uses the slot with its number, else the first free one
-_PPM = 1_000_000
-_PICODOLLARS = 1000  # in a nanodollar; also: 1 n$/ms is a picodollar for each 1000 ns
-_S = 1_000_000_000
-_LEAST = -(2**63)  # below every saving
+PICODOLLARS = 1000  # in a nanodollar
+_ASSUMED_SAMPLES = 0.5  # of what nobody measured there: it is taken to be as on the present way
+_COMPARED = (Quantity.DELAY_NS, Quantity.FORWARD_TOLL_PICODOLLARS, Quantity.RETURN_TOLL_PICODOLLARS)
+
+Promises = Mapping[int, Mapping[int, OadAlternative]]
+"""AS → alternative → what its description says towards this destination."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IspFacts:
+    """One ISP on a way, as choice and people see it."""
+
+    as_number: int
+    available: tuple[int, ...]
+    default: int | None  # what it takes when nothing is asked of it
+    known: frozenset[int]  # alternatives that can be asked for with some idea of what that means
+    silent: Mapping[int, int]  # alternative → not asked for before this time: wishes were ignored
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """What is said of ISPs, towards one destination at one moment."""
+
+    destination: str
+    promises: Promises
+    judge: Judging
+    now_ns: int
+    _isps: dict[int, IspFacts] = field(default_factory=dict)
+
+    def isp(self, record: Destination, as_number: int) -> IspFacts:
+        """Each is put together once."""
+        known = self._isps.get(as_number)
+        if known is None:
+            known = self._isps[as_number] = facts_of(record, as_number, self.promises)
+        return known
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Candidate:
+    """An ask and the way that it is believed to lead to. `as_number`: where it deviates from the present way."""
+
+    ask: Ask
+    way: Way
+    as_number: int | None = None
+    number: int = ANY_OTHER
+    objection: str = ""
+    may_be_probed: bool = True  # what is objected to by the judge is still looked at, for it may have mended its ways
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,306 +83,275 @@ class PathChoice:
     chosen: tuple[tuple[int, int | None], ...]  # for each AS on the path the number asked for; None: the ISP's default
     reason: str
     rejected: tuple[tuple[int, int, str], ...] = ()  # AS, alternative, why not
-    left: tuple[int, int] | None = None  # AS and alternative that the traffic leaves with this choice
-
-    def wishes(self) -> dict[int, Slot]:
-        return {slot.as_number: slot for slot in self.slots if slot.as_number}
+    way: Way = ""
+    ways_rejected: tuple[tuple[Way, str], ...] = ()
 
 
-@dataclass(slots=True, kw_only=True)
-class _Deliberation:
-    """The choice while it is being made."""
+_alternatives_in = lru_cache(maxsize=4096)(alternatives_in)
 
-    path: tuple[IspFacts, ...]
-    policy: PathPolicy
-    now_ns: int
-    wishes: dict[int, Slot] = field(default_factory=dict)
-    rejected: list[tuple[int, int, str]] = field(default_factory=list)
-    left: tuple[int, int] | None = None
-    taken: tuple[int, int] | None = None
-    reason: str = ""
-
-    def move(self, isp: IspFacts, number: int, reason: str) -> None:
-        """The one switch of this choice."""
-        wish = find_other(isp) if number == ANY_OTHER else wish_for(isp, number)
-        _set(self.wishes, isp.as_number, wish)
-        self.left, self.taken = (isp.as_number, isp.current), (isp.as_number, number)
-        self.reason = f"AS {isp.as_number}: {reason}"
+# --- what can be asked ------------------------------------------------------------------------------------------------
 
 
-def choose(
-    path: tuple[IspFacts, ...],
+def facts_of(record: Destination, as_number: int, promises: Promises) -> IspFacts:
+    """Of an ISP on a way to the destination; one that only others have seen is asked nothing."""
+    isp = record.isps.get(as_number)
+    if isp is None:
+        return IspFacts(as_number=as_number, available=(), default=None, known=frozenset(), silent={})
+    described = promises.get(as_number, {})
+    offered = _alternatives_in(isp.bitmap)
+    if described:
+        offered = tuple(number for number in offered if number not in described or described[number].available)
+    facts = isp.alternatives
+    known = frozenset(number for number in offered if number in described or (number in facts and facts[number].seen))
+    silent = {number: facts.silent_until_ns for number, facts in isp.alternatives.items() if facts.silent_until_ns}
+    return IspFacts(as_number=as_number, available=offered, default=isp.default, known=known, silent=silent)
+
+
+def candidates(record: Destination, base: WayRecord, place: Place, policy: PathPolicy) -> list[Candidate]:
+    """The present way first, then its neighbours, then ways known of before; each way once."""
+    isps = {slot.as_number: place.isp(record, slot.as_number) for slot in base.slots}
+    present = ask_for(base.slots, isps)
+    found = [Candidate(ask=present, way=base.way)]
+    found += _deviations(record, base, present, isps)
+    found.append(Candidate(ask=(), way=record.way_of(()) or expected_way(())))
+    for known in sorted(record.ways.values(), key=lambda item: -item.seen_ns):
+        if known.slots and known.way != base.way:
+            others = {slot.as_number: place.isp(record, slot.as_number) for slot in known.slots}
+            ask = ask_for(known.slots, others)
+            if record.way_of(ask) == known.way:
+                found.append(Candidate(ask=ask, way=known.way))
+    merged: dict[Way, Candidate] = {}
+    for candidate in found:
+        if candidate.way not in merged and len(merged) < policy.max_candidates:
+            merged[candidate.way] = _objected(candidate, record, place, policy)
+    return list(merged.values())
+
+
+def _deviations(record: Destination, base: WayRecord, present: Ask, isps: Mapping[int, IspFacts]) -> list[Candidate]:
+    """One ISP is asked for something else, all others for what they are asked now."""
+    found = []
+    for slot in base.slots:
+        isp = isps[slot.as_number]
+        others = tuple(wish for wish in present if wish.as_number != slot.as_number)
+        for number in isp.available:
+            if number == slot.choice or number not in isp.known:
+                continue
+            wish = wish_for(isp, number)
+            ask = others if wish is None else tuple(sorted((*others, wish)))
+            way = _way_obeying(record, ask, slot.as_number, number)
+            found.append(Candidate(ask=ask, way=way, as_number=slot.as_number, number=number))
+        if any(number not in isp.known for number in isp.available if number != slot.choice):
+            ask = tuple(sorted((*others, find_other(isp, slot.choice))))
+            found.append(Candidate(ask=ask, way=expected_way(ask), as_number=slot.as_number))
+    return found
+
+
+def _way_obeying(record: Destination, ask: Ask, as_number: int, number: int) -> Way:
+    """Where an ask leads if the ISPs do as they are asked; if they did not, that is no news of that way."""
+    way = record.way_of(ask)
+    if way is not None:
+        slots = record.ways[way].slots
+        wishes = {wish.as_number: wish for wish in ask}
+        if obeys(slots, wishes) and any(slot.as_number == as_number and slot.choice == number for slot in slots):
+            return way
+    return expected_way(ask)
+
+
+def follow(record: Destination, way: Way, place: Place) -> WayRecord:
+    """Where the packets go today that ask for a way: ISPs change what is behind an alternative."""
+    known = record.ways[way]
+    isps = {slot.as_number: place.isp(record, slot.as_number) for slot in known.slots}
+    today = record.way_of(ask_for(known.slots, isps))
+    return record.ways[today] if today is not None else known
+
+
+def _objected(
+    candidate: Candidate,
+    record: Destination,
+    place: Place,
     policy: PathPolicy,
-    *,
-    now_ns: int,
-    switched_ns: int | None = None,
-    other_path: bool = False,
-) -> PathChoice:
-    """The choice for the traffic; `other_path`: it is too slow as it is, so move even if that saves nothing."""
-    making = _Deliberation(path=path, policy=policy, now_ns=now_ns)
-    for isp in path:
-        _set(making.wishes, isp.as_number, _kept_wish(isp, now_ns))
-    lapsed = [isp for isp in path if isp.wish is not None and isp.as_number not in making.wishes]
-    resting = switched_ns is not None and now_ns - switched_ns < policy.dwell_ns
-    if lapsed:
-        making.reason = "; ".join(_why_lapsed(isp, now_ns) for isp in lapsed)
-    elif other_path and not resting:
-        _move_anywhere_else(making)
-    _weigh(making, may_move=not (resting or lapsed or other_path), resting=resting)
-    return PathChoice(
-        slots=slots_for(path, making.wishes, policy),
-        chosen=tuple((isp.as_number, _number_in(making.wishes.get(isp.as_number))) for isp in path),
-        reason=making.reason or _steady_reason(making),
-        rejected=tuple(making.rejected),
-        left=making.left,
+) -> Candidate:
+    """With the reason why it cannot be had now, if there is one."""
+    why = ""
+    for wish in candidate.ask:
+        isp = record.isps.get(wish.as_number)
+        if isp is not None and isp.facts(wish.choice).silent_until_ns > place.now_ns:
+            why = f"AS {wish.as_number} ignored {policy.ignored_limit} wishes for it"
+    known = record.ways.get(candidate.way)
+    slots = known.slots if known is not None else ()
+    for slot in slots or candidate.ask:
+        described = place.promises.get(slot.as_number, {}).get(slot.choice)
+        if described is not None and not described.available:
+            why = why or f"AS {slot.as_number} has withdrawn alternative {slot.choice}"
+    if why:
+        return replace(candidate, objection=why, may_be_probed=False)
+    for slot in slots or candidate.ask:
+        if slot.choice != NO_CHOICE:
+            why = why or place.judge.objection(slot.as_number, slot.choice, place.now_ns, place.destination)
+    return replace(candidate, objection=why) if why else candidate
+
+
+def ask_for(slots: Iterable[Slot], isps: Mapping[int, IspFacts]) -> Ask:
+    """What has to be asked for packets to go a way that was seen."""
+    wishes = (wish_for(isps[slot.as_number], slot.choice) for slot in slots if slot.as_number in isps)
+    return tuple(sorted(wish for wish in wishes if wish is not None))
+
+
+def utterable(ask: Ask, isps: Mapping[int, IspFacts], now_ns: int) -> Ask:
+    """Without what its ISP does not have any more, or does not listen to."""
+    return tuple(
+        wish
+        for wish in ask
+        if (isp := isps.get(wish.as_number)) is None
+        or ((wish.choice == NO_CHOICE or wish.choice in isp.available) and isp.silent.get(wish.choice, 0) <= now_ns)
     )
-
-
-def slots_for(path: tuple[IspFacts, ...], wishes: Mapping[int, Slot], policy: PathPolicy) -> tuple[Slot, ...]:
-    """A slot for each ISP on the path, its user-OAD or free, and a spare one, which shows when a path is longer."""
-    if not path:
-        return (FREE_SLOT,) * policy.first_slots
-    return (*(wishes.get(isp.as_number, FREE_SLOT) for isp in path), FREE_SLOT)[:MAX_OADS]
 
 
 def wish_for(isp: IspFacts, number: int) -> Slot | None:
-    """Asks for an alternative by its number; asks nothing for what the ISP does anyway."""
-    return None if number == isp.default else user_oad(isp.as_number, choice=number)
+    """Asks for an alternative by its number; asks nothing for what the ISP does anyway, or has no choice about."""
+    does_anyway = number == isp.default or (isp.default is None and isp.available in ((), (number,)))
+    return None if does_anyway else user_oad(isp.as_number, choice=number)
 
 
-def find_other(isp: IspFacts) -> Slot:
+def find_other(isp: IspFacts, present: int) -> Slot:
     """Asks for none of the known alternatives, so that the ISP shows one that we do not know."""
-    undesirable = {number for number in isp.available if isp.alternatives[number].known} | {isp.current}
-    return user_oad(isp.as_number, undesirable=undesirable)
+    return user_oad(isp.as_number, undesirable={*isp.known, present})
 
 
-def unknown(isp: IspFacts) -> tuple[int, ...]:
-    """Alternatives of which nothing is known but that they exist."""
-    return tuple(number for number in isp.available if number != isp.current and not isp.alternatives[number].known)
+def slots_for(path: Iterable[int], ask: Ask, policy: PathPolicy) -> tuple[Slot, ...]:
+    """A slot for each AS on the path, its user-OAD or free, and a spare one, which shows when a path is longer."""
+    numbers = tuple(path)
+    if not numbers:
+        return (FREE_SLOT,) * policy.first_slots
+    wishes = {wish.as_number: wish for wish in ask}
+    beyond = [wish for wish in ask if wish.as_number not in numbers]
+    return (*(wishes.get(number, FREE_SLOT) for number in numbers), *beyond, FREE_SLOT)[:MAX_OADS]
 
 
-def fresh(measured: Measured | None, policy: PathPolicy, now_ns: int) -> int | None:
-    """A measured number that can still be trusted."""
-    return measured.value if measured is not None and now_ns - measured.at_ns <= policy.max_age_ns else None
+# --- what is believed -------------------------------------------------------------------------------------------------
 
 
-# --- wishes that stay ------------------------------------------------------------------------------------------------
-
-
-def _kept_wish(isp: IspFacts, now_ns: int) -> Slot | None:
-    """The present wish, if it still makes sense; one without a number gets it once the ISP has shown what it takes."""
-    wish = isp.wish
-    if wish is None:
-        return None
-    if wish.choice != NO_CHOICE:
-        if wish.choice not in isp.available or isp.alternatives[wish.choice].silent_until_ns > now_ns:
-            return None
-        return wish_for(isp, wish.choice)
-    undesirable = {number for number in isp.available if wish.alternatives >> (number - 1) & 1}
-    if isp.present in isp.available and isp.present not in undesirable:
-        return wish_for(isp, isp.present)
-    if isp.any_other.silent_until_ns > now_ns or undesirable.issuperset(isp.available):
-        return None
-    return wish
-
-
-def _why_lapsed(isp: IspFacts, now_ns: int) -> str:
-    number = isp.wish.choice if isp.wish is not None else NO_CHOICE
-    facts = isp.any_other if number == NO_CHOICE else isp.alternatives.get(number)
-    if facts is not None and facts.silent_until_ns > now_ns:
-        what = f"alternative {number}" if number else "another alternative"
-        return f"AS {isp.as_number} ignores the wish for {what}, so its default {isp.default or ''}".rstrip()
-    if facts is not None and isp.default is not None:
-        return f"AS {isp.as_number}: {isp.default} by default, so that nothing needs to be asked"
-    return f"AS {isp.as_number} does not have what was asked for any more, so its default"
-
-
-# --- moving ----------------------------------------------------------------------------------------------------------
-
-
-def _move_anywhere_else(making: _Deliberation) -> None:
-    """To the cheapest other alternative that is not avoided; else to an unknown one; else the longest avoided."""
-    now_ns = making.now_ns
-    known: list[tuple[bool, int, IspFacts, int]] = []
-    for isp, facts in _candidates(making.path):
-        if facts.known and facts.silent_until_ns <= now_ns:
-            avoided = facts.avoid_until_ns > now_ns
-            saves = saving_picodollars(isp, facts, making.policy, now_ns)
-            preference = -facts.avoid_until_ns if avoided else _LEAST if saves is None else saves
-            known.append((not avoided, preference, isp, facts.number))
-    best = max(known, key=lambda item: item[:2], default=None)
-    if best is not None and best[0]:
-        making.move(best[2], best[3], f"to alternative {best[3]}, because {best[2].current} was too slow")
-        return
-    for isp in making.path:
-        if unknown(isp) and isp.any_other.silent_until_ns <= now_ns:
-            making.move(isp, ANY_OTHER, f"to any alternative but {isp.current}, because that was too slow")
-            return
-    if best is not None:
-        making.move(best[2], best[3], f"back to alternative {best[3]}, because {best[2].current} was too slow too")
-
-
-def _weigh(making: _Deliberation, *, may_move: bool, resting: bool) -> None:
-    """Finds the move that saves most, makes it if it may, and says of every other one why not."""
-    best: tuple[int, IspFacts, AlternativeFacts] | None = None
-    worth: list[tuple[IspFacts, AlternativeFacts, int]] = []
-    for isp, facts in _candidates(making.path):
-        objection = _objection(isp, facts, making.policy, making.now_ns)
-        if objection is not None:
-            making.rejected.append((isp.as_number, facts.number, objection))
-            continue
-        saves = saving_picodollars(isp, facts, making.policy, making.now_ns) or 0
-        worth.append((isp, facts, saves))
-        if best is None or saves > best[0]:
-            best = (saves, isp, facts)
-    if best is not None and may_move:
-        saves, isp, facts = best
-        of = _money(cost_picodollars(isp, making.policy, making.now_ns))
-        making.move(
-            isp, facts.number, f"from alternative {isp.current} to {facts.number}, saves {_money(saves)} of {of}"
+def beliefs_of(
+    found: Iterable[Candidate],
+    record: Destination,
+    base: WayRecord,
+    place: Place,
+    wants: Wants,
+    *,
+    probe_picodollars: int | None,
+) -> list[Belief]:
+    """One for each candidate. Empty: the class wants nothing that ways can differ in."""
+    beliefs = []
+    usual = _usual(record, base, place.now_ns)
+    for candidate in found:
+        known = record.ways.get(candidate.way)
+        statistics = known.statistics if known is not None else WayStatistics()
+        statistics = _expected(statistics, candidate, base, place, usual)
+        belief = belief_of(
+            candidate.way,
+            statistics,
+            wants,
+            now_ns=place.now_ns,
+            probe_picodollars=probe_picodollars,
+            objection=candidate.objection,
         )
-    why = "the last switch has to show its effect first" if resting else "another one is better"
-    for isp, facts, saves in worth:
-        if (isp.as_number, facts.number) != making.taken:
-            making.rejected.append((isp.as_number, facts.number, f"saves {_money(saves)}, but {why}"))
-    if making.left is not None:
-        making.rejected.append((*making.left, "the traffic has just left it"))
+        if belief is not None:
+            beliefs.append(belief)
+    return beliefs
 
 
-def _candidates(path: tuple[IspFacts, ...]) -> Iterator[tuple[IspFacts, AlternativeFacts]]:
-    for isp in path:
-        for number in isp.available:
-            if number != isp.current:
-                yield isp, isp.alternatives[number]
+def _usual(record: Destination, base: WayRecord, now_ns: int) -> dict[Quantity, float]:
+    """What is measured of the present way. What answers cost has to do with who sends them: any way tells."""
+    usual = {}
+    for quantity in _COMPARED:
+        moments = base.statistics.moments(quantity, now_ns)
+        if moments is None and quantity is Quantity.RETURN_TOLL_PICODOLLARS:
+            every = (item.statistics.moments(quantity, now_ns) for item in record.ways.values())
+            moments = max(filter(None, every), key=lambda item: item[4] or 0, default=None)
+        if moments is not None:
+            usual[quantity] = moments[0]
+    return usual
 
 
-def _objection(isp: IspFacts, facts: AlternativeFacts, policy: PathPolicy, now_ns: int) -> str | None:
-    """Why an alternative cannot be better than the current one; None if it is."""
-    if facts.silent_until_ns > now_ns:
-        return f"the ISP ignored {policy.ignored_limit} wishes for it"
-    if facts.avoid_until_ns > now_ns:
-        return "a transfer was too slow over it a moment ago"
-    if not facts.known:
-        return "nobody has tried it yet"
-    saves = saving_picodollars(isp, facts, policy, now_ns)
-    if saves is None:
-        return _why_incomparable(facts, policy, now_ns)
-    if saves <= 0:
-        return f"costs {_money(-saves)} more" if saves else "costs as much"
-    cost = cost_picodollars(isp, policy, now_ns)
-    if saves * _PPM <= cost * policy.better_by_ppm or saves < policy.better_by_nanodollars * _PICODOLLARS:
-        return f"saves {_money(saves)} of {_money(cost)}, which is too little for a switch"
+def _expected(
+    measured: WayStatistics, candidate: Candidate, base: WayRecord, place: Place, usual: Mapping[Quantity, float]
+) -> WayStatistics:
+    """With what a way is like of which something was not measured: as promised, else as the present one.
+
+    Of a way of which nothing at all is known nothing is assumed: it is to be found out. What is assumed is not kept, so
+    that it never mixes with what is measured later.
+    """
+    lacking, there = [], {}
+    is_known = measured.moments(Quantity.LOSS_PPM, place.now_ns) is not None
+    for quantity in _COMPARED:
+        if measured.moments(quantity, place.now_ns) is not None:
+            is_known = True
+        elif quantity in usual:
+            lacking.append(quantity)
+            there[quantity] = usual[quantity]
+    differences = _promised(candidate, base, place) if lacking else {}
+    if not lacking or not (differences or is_known):
+        return measured
+    statistics = WayStatistics.recall(measured.remembered())
+    for quantity in lacking:
+        value = there[quantity]
+        if quantity in differences:
+            statistics.on_promise(quantity, max(0.0, value + differences[quantity]))
+        else:
+            guess = Estimate(
+                value=round(value),
+                uncertainty=round(value / 4),
+                spread=round(value / 4),
+                samples=_ASSUMED_SAMPLES,
+                measured_ns=None,
+            )
+            statistics.on_prior(quantity, guess)
+    return statistics
+
+
+def _promised(candidate: Candidate, base: WayRecord, place: Place) -> dict[Quantity, float]:
+    """How much less or more than the present way, by the description of the ISP where it deviates."""
+    if candidate.as_number is None or candidate.number == ANY_OTHER:
+        return {}
+    described = place.promises.get(candidate.as_number, {})
+    here = next((slot.choice for slot in base.slots if slot.as_number == candidate.as_number), ANY_OTHER)
+    one, other = described.get(here), described.get(candidate.number)
+    if one is None or other is None or not place.judge.believes(candidate.as_number, place.now_ns, place.destination):
+        return {}
+    found: dict[Quantity, float] = {}
+    if one.toll_nanodollars is not None and other.toll_nanodollars is not None:
+        found[Quantity.FORWARD_TOLL_PICODOLLARS] = PICODOLLARS * (other.toll_nanodollars - one.toll_nanodollars)
+    if one.delay_ns is not None and other.delay_ns is not None:
+        found[Quantity.DELAY_NS] = other.delay_ns - one.delay_ns
+    return found
+
+
+# --- words ------------------------------------------------------------------------------------------------------------
+
+
+def deviation(slots: Iterable[Slot], other: Iterable[Slot]) -> tuple[int, int] | None:
+    """The first ISP that takes another alternative on the other way, and which; None: none does."""
+    theirs = {slot.as_number: slot.choice for slot in other}
+    for slot in slots:
+        number = theirs.get(slot.as_number, slot.choice)
+        if number != slot.choice:
+            return slot.as_number, number
     return None
 
 
-def _why_incomparable(facts: AlternativeFacts, policy: PathPolicy, now_ns: int) -> str:
-    measured_ns = facts.measured_ns()
-    if measured_ns is not None and now_ns - measured_ns > policy.max_age_ns:
-        return f"last measured {(now_ns - measured_ns) // _S} s ago, too long to trust"
-    return "too little is known to compare it"
-
-
-# --- money -----------------------------------------------------------------------------------------------------------
-
-
-def saving_picodollars(isp: IspFacts, facts: AlternativeFacts, policy: PathPolicy, now_ns: int) -> int | None:
-    """What a packet saves over another alternative than the current one of an ISP; None: it cannot be said."""
-    base = isp.alternatives.get(isp.current) or AlternativeFacts(number=isp.current)
-    tolls = _Pair(
-        base.toll_nanodollars,
-        facts.toll_nanodollars,
-        base.promise.toll_nanodollars if base.promise else None,
-        facts.promise.toll_nanodollars if facts.promise else None,
-        facts.seen,
-    )
-    delays = _Pair(
-        base.round_trip_ns,
-        facts.round_trip_ns,
-        base.promise.delay_ns if base.promise else None,
-        facts.promise.delay_ns if facts.promise else None,
-        facts.seen,
-    )
-    weights = [(tolls, _PICODOLLARS, 1)]
-    if policy.delay_value_nanodollars_per_ms:
-        weights.append((delays, policy.delay_value_nanodollars_per_ms, 1000))
-    total: int | None = None
-    for pair, numerator, denominator in weights:
-        if pair.is_blank():
-            continue  # neither has it, so it decides nothing
-        less = pair.difference(policy, now_ns)
-        if less is None:
-            return None
-        total = (total or 0) + less * numerator // denominator
-    return total
-
-
-@dataclass(frozen=True, slots=True)
-class _Pair:
-    """One number of the current alternative and of another one, as measured and as promised."""
-
-    base: Measured | None
-    other: Measured | None
-    base_promise: int | None
-    other_promise: int | None
-    other_seen: bool
-
-    def is_blank(self) -> bool:
-        return all(value is None for value in (self.base, self.other, self.base_promise, self.other_promise))
-
-    def difference(self, policy: PathPolicy, now_ns: int) -> int | None:
-        """How much lower the other one is. A promise counts only until somebody has gone there and could measure."""
-        if not self.other_seen:
-            if self.base_promise is None or self.other_promise is None:
-                return None
-            return self.base_promise - self.other_promise
-        base, other = fresh(self.base, policy, now_ns), fresh(self.other, policy, now_ns)
-        return None if base is None or other is None else base - other
-
-
-def cost_picodollars(isp: IspFacts, policy: PathPolicy, now_ns: int) -> int:
-    """What a packet costs over the current alternative, as far as known."""
-    facts = isp.alternatives.get(isp.current) or AlternativeFacts(number=isp.current)
-    promise = facts.promise
-    toll = fresh(facts.toll_nanodollars, policy, now_ns)
-    delay_ns = fresh(facts.round_trip_ns, policy, now_ns)
-    if toll is None:
-        toll = promise.toll_nanodollars if promise else None
-    if delay_ns is None:
-        delay_ns = promise.delay_ns if promise else None
-    return (toll or 0) * _PICODOLLARS + (delay_ns or 0) * policy.delay_value_nanodollars_per_ms // 1000
-
-
-# --- words -----------------------------------------------------------------------------------------------------------
-
-
-def _steady_reason(making: _Deliberation) -> str:
-    if not making.path:
-        return "nothing is known of the path yet"
+def asked_text(slots: Iterable[Slot], path: Iterable[int], record: Destination) -> str:
+    """ "AS 64512: 2 as asked for; AS 64513: 1 by default"."""
+    wishes = {slot.as_number: slot for slot in slots if slot.as_number}
     lines = []
-    for isp in making.path:
-        number = _number_in(making.wishes.get(isp.as_number))
-        if number is not None:
-            lines.append(f"AS {isp.as_number}: {number} as asked for")
-        elif isp.as_number in making.wishes:
-            lines.append(f"AS {isp.as_number}: any other than {isp.present}, as asked for")
+    for as_number in path:
+        wish = wishes.get(as_number)
+        isp = record.isps.get(as_number)
+        if wish is None:
+            default = None if isp is None else isp.present if isp.default is None else isp.default
+            lines.append(f"AS {as_number}: {'its default' if default is None else f'{default} by default'}")
+        elif wish.choice != NO_CHOICE:
+            lines.append(f"AS {as_number}: {wish.choice} as asked for")
         else:
-            lines.append(f"AS {isp.as_number}: {isp.present} by default")
-    toll = making.path[0].alternatives.get(making.path[0].current)
-    known = fresh(toll.toll_nanodollars, making.policy, making.now_ns) if toll is not None else None
-    return "; ".join(lines) + ("" if known is None else f"; the whole toll is {known} n$")
-
-
-def _money(picodollars: int) -> str:
-    whole, rest = divmod(picodollars, _PICODOLLARS)
-    return f"{whole} n$" if not rest else f"{whole}.{rest // 100} n$"
-
-
-def _number_in(wish: Slot | None) -> int | None:
-    return wish.choice if wish is not None and wish.choice != NO_CHOICE else None
-
-
-def _set(wishes: dict[int, Slot], as_number: int, wish: Slot | None) -> None:
-    if wish is None:
-        wishes.pop(as_number, None)
-    else:
-        wishes[as_number] = wish
+            others = ", ".join(map(str, alternatives_in(wish.alternatives)))
+            lines.append(f"AS {as_number}: any other than {others}, as asked for")
+    return "; ".join(lines)

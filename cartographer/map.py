@@ -1,97 +1,51 @@
-"""What is known of the paths to each destination: alternatives, what they cost, how quick they are, who ignores wishes.
+"""What is known of each destination: the ways that packets went, what led to them, and which ISPs ignore wishes.
 
-Decides what an observation or a description proves; refuses to know what follows from it (choice, probing), who
-signed it (the daemon verifies first) and what time it is.  All sizes are bounded: an ISP can write any AS number.
+Decides what an observation proves; refuses to know what follows from it (choice, probing), what ISPs publish
+(topology), who signed it and what time it is.  All sizes are bounded: an ISP can write any AS number.
 
-A measurement is one of a whole path.  It is credited to an ISP's alternative only when all other ISPs were asked what
-the traffic asks them; so two alternatives of one ISP are compared with all else equal.  When the traffic moves at one
-ISP, what was measured of the others' alternatives is forgotten.  Source: Bill-Pay 2.2.  Pure.
+A *way* is what packets really met, so whatever was measured of it stays true when the traffic moves elsewhere.  An
+*ask* is what we write (user-OADs); it leads to a way as long as the last packets that carried it went there and the
+ISPs did what it says.  Source: Bill-Pay 2.2.  Pure.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
-from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from typing import NamedTuple
 
 from billpay.header import ISP_WRITTEN, MAX_ALTERNATIVE, MAX_AS_NUMBER, MAX_OADS, NO_CHOICE, Slot, alternatives_in
-from billpay.messages import OadAlternative, OadDescription
 from cartographer.policy import PathPolicy
+from cartographer.statistics import WayStatistics
+from cartographer.values import Quantity, Way
 
 MAX_ISPS = 16  # for each destination; the longest unseen goes first
+MAX_ASKS = 32
 ANY_OTHER = 0  # stands for a wish that names no alternative: "any but these"
-_S = 1_000_000_000
+ONLY_WAY: Way = ""  # of a destination whose path nobody describes: the Internet as it is
 
-
-class Measured(NamedTuple):
-    """A number and when it was true."""
-
-    value: int
-    at_ns: int
-
-
-class Times(NamedTuple):
-    """Of one destination: the last switch, the last probe, the last probe of the path as it is."""
-
-    switched_ns: int | None = None
-    probed_ns: int | None = None
-    path_asked_ns: int | None = None
+Ask = tuple[Slot, ...]
+"""User-OADs by AS number; () asks nothing of anybody. Bitmaps are those of the user: undesirable alternatives."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AlternativeFacts:
-    """One alternative of one ISP towards one destination. Toll and round trip are those of the whole path with it."""
+    """How one alternative of one ISP takes to be asked for, towards one destination."""
 
     number: int
-    toll_nanodollars: Measured | None = None
-    round_trip_ns: Measured | None = None
-    promise: OadAlternative | None = None  # by the ISP's description: its own part of toll and delay
     seen: bool = False  # something was seen to take it
-    asked_ns: int | None = None  # the last probe for it
     ignored: int = 0  # wishes in a row that the ISP did not follow
     silent_until_ns: int = 0  # not asked for before then: wishes were ignored
-    avoid_until_ns: int = 0  # not taken before then: a transfer left it as too slow
-
-    @property
-    def known(self) -> bool:
-        """Whether it can be asked for by its number with some idea of what that means."""
-        return self.seen or self.promise is not None
-
-    def measured_ns(self) -> int | None:
-        """When the newest of its numbers was true."""
-        times = [fact.at_ns for fact in (self.toll_nanodollars, self.round_trip_ns) if fact is not None]
-        return max(times, default=None)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class IspFacts:
-    """One ISP on the way to one destination, as choice and probing see it."""
-
-    as_number: int
-    available: tuple[int, ...]
-    present: int  # what the traffic takes, or did when last seen
-    default: int | None  # what it took when nothing was asked of this ISP
-    wish: Slot | None  # what the traffic asks for now
-    alternatives: dict[int, AlternativeFacts]  # of the available ones
-    any_other: AlternativeFacts  # how wishes without a number went
-
-    @property
-    def current(self) -> int:
-        """What we count on: the alternative asked for, else the ISP's default, else what was taken last."""
-        if self.wish is None:
-            return self.present if self.default is None else self.default
-        return self.present if self.wish.choice == NO_CHOICE else self.wish.choice
 
 
 @dataclass(slots=True)
-class _Isp:
+class IspRecord:
     """What is kept of one ISP for one destination."""
 
     bitmap: int
-    present: int
+    present: int  # what packets took last
     seen_ns: int
-    default: int | None = None
+    default: int | None = None  # what it took when nothing was asked of this ISP
     alternatives: dict[int, AlternativeFacts] = field(default_factory=dict)
 
     def facts(self, number: int) -> AlternativeFacts:
@@ -99,20 +53,78 @@ class _Isp:
 
 
 @dataclass(slots=True)
-class _Destination:
+class WayRecord:
+    """One way. `slots` are the ISP-OADs as they came; none for a way that nobody has seen, only expected."""
+
+    way: Way
+    slots: tuple[Slot, ...]
+    seen_ns: int
+    statistics: WayStatistics = field(default_factory=WayStatistics)
+    surprised_ns: int | None = None  # when it last was not as it was believed to be
+
+    @property
+    def is_expected(self) -> bool:
+        return not self.slots and self.way != ONLY_WAY
+
+
+@dataclass(slots=True)
+class AskRecord:
+    way: Way | None = None  # None: nothing came back yet
+    seen_ns: int = 0
+    probed_ns: int | None = None
+
+
+@dataclass(slots=True)
+class Destination:
     path: tuple[int, ...] = ()  # AS numbers in the order of the slots, when last seen
-    isps: dict[int, _Isp] = field(default_factory=dict)
-    wishes: dict[int, Slot] = field(default_factory=dict)
-    wishes_since_ns: int | None = None  # the last switch
+    isps: dict[int, IspRecord] = field(default_factory=dict)
+    ways: dict[Way, WayRecord] = field(default_factory=dict)
+    asks: dict[Ask, AskRecord] = field(default_factory=dict)
+    asked: Ask = ()  # what the last choice wrote, for whoever does not say what his packets carried
+    asked_since_ns: int | None = None
     active_ns: int = 0
     probed_ns: int | None = None
-    path_asked_ns: int | None = None  # the last probe that asked for nothing else than the traffic does
+    probes_earned_ppm: int = 4_000_000  # millionths of a probe; some are there in the beginning
+    round_trip_ns: int | None = None
+    version: int = 0  # grows with each fact
+    shape: int = 0  # grows when there is something else to choose from: that is not for later
+    answers: tuple[Answer, ...] = ()  # to the wishes of the last packets that told something
+
+    def round_trip(self, way: Way, now_ns: int) -> int | None:
+        """Of a way, if it is known, else the last one of any."""
+        record = self.ways.get(way)
+        moments = record.statistics.moments(Quantity.DELAY_NS, now_ns) if record is not None else None
+        return round(moments[0]) if moments is not None else self.round_trip_ns
+
+    def way_of(self, ask: Ask) -> Way | None:
+        """Where packets with these user-OADs go, as far as known; None: nobody has seen it."""
+        known = self.asks.get(ask)
+        if known is not None and known.way is not None and known.way in self.ways:
+            return known.way
+        fitting = [record for record in self.ways.values() if record.slots and self._fits(record, ask)]
+        return max(fitting, key=lambda record: record.seen_ns).way if fitting else None
+
+    def _fits(self, record: WayRecord, ask: Ask) -> bool:
+        """Whether ISPs that do as they are asked, and what they usually do, would make a packet go there."""
+        wishes = {slot.as_number: slot for slot in ask}
+        if not wishes.keys() <= {slot.as_number for slot in record.slots}:
+            return False
+        for slot in record.slots:
+            wish = wishes.get(slot.as_number)
+            if wish is not None:
+                if wish.choice == NO_CHOICE or slot.choice != wish.choice:
+                    return False
+            elif slot.as_number in self.isps and slot.choice != self.isps[slot.as_number].default:
+                return False
+        return True
 
 
-class _Description(NamedTuple):
-    prefix: IPv4Network | IPv6Network
-    message: OadDescription
-    expires_ns: int
+class Answer(NamedTuple):
+    """A wish that the ISP said it could follow, and whether it did."""
+
+    as_number: int
+    number: int  # 0: any other
+    followed: bool
 
 
 def read_isp_oads(oads: Iterable[tuple[int, int, int]]) -> tuple[Slot, ...]:
@@ -130,173 +142,152 @@ def _is_isp_oad(slot: Slot) -> bool:
     return 1 <= slot.choice <= MAX_ALTERNATIVE and bool(slot.alternatives >> (slot.choice - 1) & 1)
 
 
+def way_text(slots: Iterable[tuple[int, int, int]]) -> Way:
+    """ "AS64512:1 AS64513:1": the choice of each ISP that wrote its slot."""
+    return " ".join(f"AS{as_number}:{choice}" for as_number, bitmap, choice in slots if bitmap & ISP_WRITTEN)
+
+
+def ask_in(slots: Iterable[Slot]) -> Ask:
+    """The user-OADs among the slots of a packet that leaves."""
+    return tuple(sorted(slot for slot in slots if slot.as_number and not slot.alternatives & ISP_WRITTEN))
+
+
+def expected_way(ask: Ask) -> Way:
+    """The name of a way that nobody has seen: what will be asked to find it."""
+    if not ask:
+        return "asking nothing"
+    return "asking " + " ".join(_wish_text(wish) for wish in ask)
+
+
+def _wish_text(wish: Slot) -> str:
+    if wish.choice != NO_CHOICE:
+        return f"AS{wish.as_number}:{wish.choice}"
+    return f"AS{wish.as_number}:not-{'-'.join(map(str, alternatives_in(wish.alternatives)))}"
+
+
 class PathMap:
-    """The memory of the cartographer; one for each host."""
+    """The memory of the cartographer of one network."""
 
     def __init__(self, policy: PathPolicy) -> None:
         self._policy = policy
-        self._destinations: dict[str, _Destination] = {}  # the least recently used first
-        self._descriptions: dict[tuple[int, str], _Description] = {}
+        self._destinations: dict[str, Destination] = {}  # the least recently used first
 
     # --- what it is told ---------------------------------------------------------------------------------------------
 
-    def on_description(self, description: OadDescription, *, now_unix_s: int, now_ns: int) -> bool:
-        """Keeps a verified description; False for an old, expired or unreadable one, or another issuer's.
-
-        Whoever described an AS first stays its describer until that expires: a second one is a mistake or an attack.
-        """
-        self._drop_expired(now_ns)
-        try:
-            prefix = ip_network(description.prefix)
-        except ValueError:
-            return False
-        left_s = description.expires_unix_s - now_unix_s
-        if left_s <= 0:
-            return False
-        key = (description.as_number, str(prefix))
-        held = self._descriptions.get(key)
-        if held is not None:
-            older = description.serial <= held.message.serial
-            if older or description.issuer != held.message.issuer:
-                return False
-        elif len(self._descriptions) >= self._policy.max_descriptions:
-            return False
-        self._descriptions[key] = _Description(prefix, description, now_ns + left_s * _S)
-        return True
-
-    def touch(self, destination: str, now_ns: int) -> None:
+    def touch(self, destination: str, now_ns: int) -> Destination:
         """The destination is in use."""
-        self._open(destination).active_ns = now_ns
+        record = self.open(destination)
+        record.active_ns = now_ns
+        return record
 
     def on_traffic(
-        self, destination: str, oads: Iterable[tuple[int, int, int]], toll_nanodollars: int | None, now_ns: int
-    ) -> None:
-        """What packets of the traffic met on their way."""
-        slots = read_isp_oads(oads)
-        if not slots or (toll_nanodollars is not None and toll_nanodollars < 0):
-            return
-        record = self._open(destination)
-        record.active_ns = now_ns
-        self._see_path(record, slots, now_ns)
-        settled = record.wishes_since_ns is None or now_ns - record.wishes_since_ns >= self._policy.settle_ns
-        if settled:  # else the packets may have left with earlier wishes
-            self._learn_answers(record, record.wishes, slots, now_ns)
-        self._credit(record, slots, frozenset(), toll_nanodollars, None, now_ns)
+        self, destination: str, slots: tuple[Slot, ...], now_ns: int, *, asked: Ask | None, settled: bool
+    ) -> WayRecord:
+        """What packets of the traffic met on their way, and what they had asked for, if that is known.
 
-    def on_probe_reply(
-        self,
-        destination: str,
-        asked: Sequence[Slot],
-        oads: Iterable[tuple[int, int, int]],
-        *,
-        toll_nanodollars: int | None,
-        round_trip_ns: int | None,
-        now_ns: int,
-    ) -> None:
-        """What a probe met that left with the slots `asked`. Replies from where nothing was asked are ignored."""
-        slots = read_isp_oads(oads)
+        Not `settled`: the packets may have left with an earlier ask.
+        """
+        record = self.touch(destination, now_ns)
+        record.path = tuple(slot.as_number for slot in slots)
+        if asked is None:
+            asked = record.asked
+            since_ns = record.asked_since_ns
+            settled = settled and (since_ns is None or now_ns - since_ns >= self._policy.settle_ns)
+        return self._saw(record, slots, now_ns, asked=asked, settled=settled)
+
+    def on_probe_reply(self, destination: str, slots: tuple[Slot, ...], now_ns: int, *, asked: Ask) -> WayRecord | None:
+        """What a probe met that had asked so. Replies from where nothing was asked are ignored."""
         record = self._destinations.get(destination)
-        nonsense = any(value is not None and value < 0 for value in (toll_nanodollars, round_trip_ns))
-        if record is None or not slots or nonsense:
-            return
-        wishes = {slot.as_number: slot for slot in asked if slot.as_number and not slot.alternatives & ISP_WRITTEN}
-        both = wishes.keys() | record.wishes.keys()
-        asked_other = frozenset(number for number in both if wishes.get(number) != record.wishes.get(number))
-        if asked_other:
-            self._see_isps(record, slots, now_ns)
-        else:
-            self._see_path(record, slots, now_ns)
-        self._learn_answers(record, wishes, slots, now_ns)
-        self._credit(record, slots, asked_other, toll_nanodollars, round_trip_ns, now_ns)
+        if record is None:
+            return None
+        if not record.path:
+            record.path = tuple(slot.as_number for slot in slots)
+        return self._saw(record, slots, now_ns, asked=asked, settled=True)
 
-    def note_probe(self, destination: str, as_number: int | None, number: int, now_ns: int) -> None:
-        """A probe left: for an alternative of an ISP, or (`as_number` None) for the path as it is."""
-        record = self._open(destination)
+    def note_probe(self, destination: str, ask: Ask, now_ns: int) -> None:
+        record = self.open(destination)
         record.probed_ns = now_ns
-        if as_number is None:
-            record.path_asked_ns = now_ns
-        elif as_number in record.isps:
-            isp = record.isps[as_number]
-            isp.alternatives[number] = replace(isp.facts(number), asked_ns=now_ns)
+        self._ask(record, ask).probed_ns = now_ns
 
-    def set_wishes(self, destination: str, wishes: dict[int, Slot], now_ns: int) -> None:
-        """What the traffic asks for from now on."""
-        record = self._open(destination)
-        if wishes != record.wishes:
-            record.wishes = dict(wishes)
-            record.wishes_since_ns = now_ns
-
-    def avoid(self, destination: str, as_number: int, number: int, until_ns: int) -> None:
-        """An alternative is not to be taken for a while."""
-        record = self._destinations.get(destination)
-        if record is not None and as_number in record.isps:
-            isp = record.isps[as_number]
-            isp.alternatives[number] = replace(isp.facts(number), avoid_until_ns=until_ns)
+    def expect(self, record: Destination, way: Way, now_ns: int) -> WayRecord:
+        """A way that nobody has seen yet."""
+        known = record.ways.get(way)
+        if known is None:
+            known = record.ways[way] = WayRecord(way, (), now_ns)
+            self._bound_ways(record, way)
+        return known
 
     # --- what it knows -----------------------------------------------------------------------------------------------
 
-    def destinations(self) -> tuple[str, ...]:
-        return tuple(self._destinations)
+    def destinations(self) -> dict[str, Destination]:
+        """The least recently used first; not to be changed."""
+        return self._destinations
 
-    def is_active(self, destination: str, now_ns: int) -> bool:
-        record = self._destinations.get(destination)
-        return record is not None and now_ns - record.active_ns <= self._policy.active_ns
+    def get(self, destination: str) -> Destination | None:
+        return self._destinations.get(destination)
 
-    def times(self, destination: str) -> Times:
-        """When things last happened; all None for a destination that is not known."""
-        record = self._destinations.get(destination)
-        if record is None:
-            return Times()
-        return Times(record.wishes_since_ns, record.probed_ns, record.path_asked_ns)
-
-    def path(self, destination: str, now_ns: int) -> tuple[IspFacts, ...]:
-        """The ISPs on the way, in the order of their slots; empty if nothing was seen yet."""
-        record = self._destinations.get(destination)
-        if record is None:
-            return ()
-        return tuple(self._isp_facts(destination, record, number, now_ns) for number in record.path)
-
-    # --- how it learns -----------------------------------------------------------------------------------------------
-
-    def _open(self, destination: str) -> _Destination:
-        record = self._destinations.pop(destination, None) or _Destination()
+    def open(self, destination: str) -> Destination:
+        record = self._destinations.pop(destination, None) or Destination()
         while len(self._destinations) >= self._policy.max_destinations:
             del self._destinations[next(iter(self._destinations))]
         self._destinations[destination] = record
         return record
 
-    def _see_isps(self, record: _Destination, slots: tuple[Slot, ...], now_ns: int) -> None:
+    def forget(self, destination: str) -> None:
+        self._destinations.pop(destination, None)
+
+    def is_active(self, destination: str, now_ns: int) -> bool:
+        record = self._destinations.get(destination)
+        return record is not None and now_ns - record.active_ns <= self._policy.active_ns
+
+    # --- how it learns -----------------------------------------------------------------------------------------------
+
+    def _saw(
+        self, record: Destination, slots: tuple[Slot, ...], now_ns: int, *, asked: Ask, settled: bool
+    ) -> WayRecord:
+        record.version += 1
+        self._see_isps(record, slots, now_ns)
+        way = way_text(slots)
+        known = record.ways.pop(way, None)
+        if known is None:
+            known = WayRecord(way, slots, now_ns)
+            record.shape += 1
+        known.slots, known.seen_ns = slots, now_ns
+        record.ways[way] = known
+        self._bound_ways(record, way)
+        wishes = {slot.as_number: slot for slot in asked}
+        record.answers = self._learn_answers(record, wishes, slots, now_ns) if settled else ()
+        if settled or (wishes and follows_all(slots, wishes)):
+            answered = self._ask(record, asked)
+            answered.way, answered.seen_ns = way, now_ns
+            record.ways.pop(expected_way(asked), None)
+        return known
+
+    def _see_isps(self, record: Destination, slots: tuple[Slot, ...], now_ns: int) -> None:
         """Who is there and what each offers."""
         for slot in slots:
             isp = record.isps.get(slot.as_number)
             if isp is None:
-                isp = record.isps[slot.as_number] = _Isp(slot.alternatives, slot.choice, now_ns)
-            isp.bitmap, isp.seen_ns = slot.alternatives, now_ns
-            isp.alternatives = {
-                number: facts
-                for number, facts in isp.alternatives.items()
-                if number == ANY_OTHER or isp.bitmap >> (number - 1) & 1
-            }
+                isp = record.isps[slot.as_number] = IspRecord(slot.alternatives, slot.choice, now_ns)
+            isp.seen_ns, isp.present = now_ns, slot.choice
+            if isp.bitmap != slot.alternatives:
+                isp.bitmap = slot.alternatives
+                record.shape += 1
+                _forget_withdrawn(record, slot.as_number, isp)
+            facts = isp.facts(slot.choice)
+            if not facts.seen:
+                isp.alternatives[slot.choice] = replace(facts, seen=True)
         in_use = {*record.path, *(slot.as_number for slot in slots)}  # at most 14
         while len(record.isps) > MAX_ISPS:
             _, oldest = min((isp.seen_ns, number) for number, isp in record.isps.items() if number not in in_use)
             del record.isps[oldest]
-
-    def _see_path(self, record: _Destination, slots: tuple[Slot, ...], now_ns: int) -> None:
-        """Where the traffic goes now."""
-        record.path = tuple(slot.as_number for slot in slots)
-        self._see_isps(record, slots, now_ns)
-        moved = [slot.as_number for slot in slots if record.isps[slot.as_number].present != slot.choice]
-        for slot in slots:
-            record.isps[slot.as_number].present = slot.choice
-        for number, isp in record.isps.items():
-            if moved and number != moved[0]:  # the first one moved the traffic; what follows behind it follows from it
-                _forget_measurements(isp)
+            _forget_ways(record, lambda slots: any(slot.as_number == oldest for slot in slots))  # noqa: B023
 
     def _learn_answers(
-        self, record: _Destination, wishes: dict[int, Slot], slots: tuple[Slot, ...], now_ns: int
-    ) -> None:
+        self, record: Destination, wishes: dict[int, Slot], slots: tuple[Slot, ...], now_ns: int
+    ) -> tuple[Answer, ...]:
         """What each ISP does when nothing is asked of it; and counts wishes that it could have followed and did not."""
+        answers = []
         for slot in slots:
             wish = wishes.get(slot.as_number)
             isp = record.isps[slot.as_number]
@@ -305,94 +296,59 @@ class PathMap:
                 continue
             facts = isp.facts(wish.choice)  # NO_CHOICE is ANY_OTHER
             if _follows(slot, wish):
-                isp.alternatives[facts.number] = replace(facts, ignored=0)
+                answers.append(Answer(slot.as_number, wish.choice, followed=True))
+                if facts.ignored:
+                    isp.alternatives[facts.number] = replace(facts, ignored=0)
             elif _could_follow(slot, wish):
+                answers.append(Answer(slot.as_number, wish.choice, followed=False))
                 ignored = facts.ignored + 1
-                silent = facts.silent_until_ns
+                silent_ns = facts.silent_until_ns
                 if ignored >= self._policy.ignored_limit:
-                    ignored, silent = 0, now_ns + self._policy.ignored_silence_ns
-                isp.alternatives[facts.number] = replace(facts, ignored=ignored, silent_until_ns=silent)
+                    ignored, silent_ns = 0, now_ns + self._policy.ignored_silence_ns
+                    record.shape += 1
+                isp.alternatives[facts.number] = replace(facts, ignored=ignored, silent_until_ns=silent_ns)
+        return tuple(answers)
 
-    def _credit(
-        self,
-        record: _Destination,
-        slots: tuple[Slot, ...],
-        asked_other: frozenset[int],
-        toll_nanodollars: int | None,
-        round_trip_ns: int | None,
-        now_ns: int,
-    ) -> None:
-        """Enters the path's numbers for each ISP's alternative that was measured with all else as usual.
+    def _ask(self, record: Destination, ask: Ask) -> AskRecord:
+        known = record.asks.pop(ask, None) or AskRecord()
+        record.asks[ask] = known
+        while len(record.asks) > MAX_ASKS:
+            del record.asks[next(iter(record.asks))]
+        return known
 
-        `asked_other`: the ISPs of which something else was asked than the traffic does.
-        """
-        for slot in slots:
-            isp = record.isps[slot.as_number]
-            facts = isp.facts(slot.choice)
-            if not facts.seen:
-                facts = replace(facts, seen=True)
-                any_other = isp.facts(ANY_OTHER)
-                isp.alternatives[ANY_OTHER] = replace(any_other, asked_ns=None)  # something was learned: ask on
-            if asked_other <= {slot.as_number}:
-                if toll_nanodollars is not None:
-                    facts = replace(facts, toll_nanodollars=Measured(toll_nanodollars, now_ns))
-                if round_trip_ns is not None:
-                    facts = replace(facts, round_trip_ns=self._smooth(facts.round_trip_ns, round_trip_ns, now_ns))
-            isp.alternatives[slot.choice] = facts
-
-    def _smooth(self, before: Measured | None, sample: int, now_ns: int) -> Measured:
-        """A quarter of the new sample: there are few of them, and old ones are worth nothing."""
-        if before is None or now_ns - before.at_ns > self._policy.max_age_ns:
-            return Measured(sample, now_ns)
-        return Measured((3 * before.value + sample) // 4, now_ns)
-
-    # --- how it answers ----------------------------------------------------------------------------------------------
-
-    def _drop_expired(self, now_ns: int) -> None:
-        expired = [key for key, held in self._descriptions.items() if held.expires_ns <= now_ns]
-        for key in expired:
-            del self._descriptions[key]
-
-    def _promises(self, destination: str, as_number: int, now_ns: int) -> dict[int, OadAlternative]:
-        """What the ISP's description with the longest matching prefix says."""
-        try:
-            address = ip_address(destination)
-        except ValueError:
-            return {}
-        self._drop_expired(now_ns)
-        matching = [
-            held
-            for (describer, _), held in self._descriptions.items()
-            if describer == as_number and address.version == held.prefix.version and address in held.prefix
-        ]
-        if not matching:
-            return {}
-        best = max(matching, key=lambda held: held.prefix.prefixlen)
-        return {item.number: item for item in best.message.alternatives}
-
-    def _isp_facts(self, destination: str, record: _Destination, as_number: int, now_ns: int) -> IspFacts:
-        isp = record.isps[as_number]
-        promises = self._promises(destination, as_number, now_ns)
-        available = tuple(
-            number for number in alternatives_in(isp.bitmap) if number not in promises or promises[number].available
-        )
-        return IspFacts(
-            as_number=as_number,
-            available=available,
-            present=isp.present,
-            default=isp.default,
-            wish=record.wishes.get(as_number),
-            alternatives={number: replace(isp.facts(number), promise=promises.get(number)) for number in available},
-            any_other=isp.facts(ANY_OTHER),
-        )
+    def _bound_ways(self, record: Destination, kept: Way) -> None:
+        while len(record.ways) > self._policy.max_ways:
+            oldest = min((item.seen_ns, way) for way, item in record.ways.items() if way != kept)[1]
+            del record.ways[oldest]
 
 
-def _forget_measurements(isp: _Isp) -> None:
-    """What was measured while the traffic went another way."""
+def _forget_withdrawn(record: Destination, as_number: int, isp: IspRecord) -> None:
+    """What an ISP does not offer any more, and the ways by it."""
+    offered = alternatives_in(isp.bitmap)
     isp.alternatives = {
-        number: replace(facts, toll_nanodollars=None, round_trip_ns=None, asked_ns=None)
-        for number, facts in isp.alternatives.items()
+        number: facts for number, facts in isp.alternatives.items() if number == ANY_OTHER or number in offered
     }
+    if isp.default is not None and isp.default not in offered:
+        isp.default = None
+    _forget_ways(
+        record, lambda slots: any(slot.as_number == as_number and slot.choice not in offered for slot in slots)
+    )
+
+
+def _forget_ways(record: Destination, is_gone: Callable[[tuple[Slot, ...]], bool]) -> None:
+    for way in [way for way, item in record.ways.items() if is_gone(item.slots)]:
+        del record.ways[way]
+
+
+def follows_all(slots: Iterable[Slot], wishes: dict[int, Slot]) -> bool:
+    """Whether every ISP that was asked did as it was asked."""
+    met = {slot.as_number: slot for slot in slots}
+    return all(number in met and _follows(met[number], wish) for number, wish in wishes.items())
+
+
+def obeys(slots: Iterable[Slot], wishes: dict[int, Slot]) -> bool:
+    """Whether no ISP that was met did anything else than it was asked."""
+    return all(slot.as_number not in wishes or _follows(slot, wishes[slot.as_number]) for slot in slots)
 
 
 def _follows(slot: Slot, wish: Slot) -> bool:

@@ -41,6 +41,11 @@ class OwnSamples:
             del self._ways[next(iter(self._ways))]
         return statistics
 
+    def forget(self) -> None:
+        """On another network, or because a person says so."""
+        self._ways.clear()
+        self._prefixes.clear()
+
     def estimate(self, destination: str, way: Way, quantity: Quantity, now_ns: int) -> Estimate | None:
         """Of the prefix; None: nothing was measured there."""
         statistics = self._ways.get((self._prefixes.get(destination) or "", way))

@@ -6,15 +6,19 @@ Refuses to know: sockets, the secretary, clocks. Pure.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from hashlib import blake2b
 from ipaddress import ip_address
 
 import msgspec
 
-from billpay.messages import Echo, FlowSelector
+from billpay.header import Slot
+from billpay.messages import Echo, FlowSelector, OadObservation
 from cartographer.cartographer import Cartographer
 from cartographer.choice import PathChoice
 from cartographer.policy import PathPolicy
+from hostagent.payments.arrivals import Arrivals, Became, ReturnTolls
 from hostagent.payments.commands import FlowReport, Oads, Observed
 from hostagent.payments.flows import Flow
 from hostagent.payments.flowtable import MAX_OBSERVED
@@ -25,6 +29,14 @@ MAX_FLOWS = 8192
 MAX_DESTINATIONS = 256
 KNOWN_NS = 600_000_000_000
 """What a path took then may say what it takes now."""
+SILENCE_NS = 1_500_000_000
+"""Six echoes: when a far end that spoke says nothing for so long, its way is asked about."""
+SETTLE_NS = 1_000_000_000
+"""What arrives so soon after the user-OADs have changed may have left with the ones before."""
+ROUND_TRIP_NS = 100_000_000
+"""Until one was measured."""
+CLASSES = ("timely", "bulk")
+"""Strategies whose flows want something else of a way than all others do."""
 CUMULATIVE = (
     "out_packets",
     "out_bytes",
@@ -40,17 +52,39 @@ CUMULATIVE = (
 """What a packet core counts of a flow since it knows it."""
 
 
+@dataclass(slots=True)
+class _Trace:
+    """What the cartographer wants to know of a flow that leaves."""
+
+    number: int
+    arrivals: Arrivals = field(default_factory=Arrivals)
+    return_tolls: ReturnTolls = field(default_factory=ReturnTolls)
+    slots_since_ns: int = 0  # its user-OADs are as they are since then
+    left: str = ""  # the way that it took before
+    asked_about_ns: int = 0  # when its way was last asked about for its silence
+
+
 class FlowBook:
     """`flows`: those that leave; `arriving`: reports of those that come in."""
 
-    def __init__(self, *, delay_value_nanodollars_per_ms: int) -> None:
+    def __init__(
+        self,
+        *,
+        delay_value_nanodollars_per_ms: int,
+        cartographer: Cartographer | None = None,
+        draw: Callable[[], float] = lambda: 0.5,
+    ) -> None:
+        """`cartographer`: another than one with the shipped policy; `draw`: its chance, uniform in [0, 1)."""
         self.flows: dict[FlowSelector, Flow] = {}
         self.arriving: dict[FlowSelector, FlowReport] = {}
         self._raw: dict[FlowSelector, FlowReport] = {}
         self._before: dict[FlowSelector, FlowReport] = {}
         self._probes_of: dict[FlowSelector, str] = {}
         self._timely: dict[str, tuple[int, TimelyPayment]] = {}  # destination → when last, who knows its ways
-        self.cartographer = Cartographer(PathPolicy(delay_value_nanodollars_per_ms=delay_value_nanodollars_per_ms))
+        self._traces: dict[FlowSelector, _Trace] = {}
+        self.cartographer = cartographer or Cartographer(
+            PathPolicy(delay_value_nanodollars_per_ms=delay_value_nanodollars_per_ms), draw=draw
+        )
 
     def on_reports(self, reports: Iterable[FlowReport], now_ns: int) -> None:
         """What the packet core counted. A record can be both: a reply flow that leaves, seen with what arrives on
@@ -69,8 +103,17 @@ class FlowBook:
                     flow.probes_of = self._probes_of.get(report.flow, "")
                 if flow is not None:
                     flow.on_report(report, now_ns)
+                    self._trace(flow).arrivals.on_report(report.out_packets, now_ns)
             if report.in_packets and (report.flow in self.arriving or len(self.arriving) < MAX_FLOWS):
                 self.arriving[report.flow] = report
+                self._note_refunds(report, now_ns)
+
+    def _note_refunds(self, report: FlowReport, now_ns: int) -> None:
+        trace = self._traces.get(reverse(report.flow)) if report.refunded_nanodollars else None
+        if trace is not None:
+            trace.return_tolls.on_report(
+                refunded_nanodollars=report.refunded_nanodollars, packets=report.in_paid_packets, now_ns=now_ns
+            )
 
     def _continued(self, raw: FlowReport) -> FlowReport:
         """The report with what earlier packet cores had counted of the flow: a new one begins at 0."""
@@ -86,11 +129,13 @@ class FlowBook:
         for selector, flow in list(self.flows.items()):
             if not flow.busy and not flow.is_active(now_ns) and flow.grant is None and flow.return_grant is None:
                 del self.flows[selector]
+                self._traces.pop(selector, None)
 
     def forget_old(self, now_ns: int) -> None:
         for selector, flow in list(self.flows.items()):
             if now_ns - flow.report.last_ns > FORGET_NS and not flow.busy:
                 del self.flows[selector]
+                self._traces.pop(selector, None)
         for selector, report in list(self.arriving.items()):
             if now_ns - report.last_ns > FORGET_NS and reverse(selector) not in self.flows:  # its returns go by these
                 del self.arriving[selector]
@@ -113,24 +158,90 @@ class FlowBook:
         fresh_toll = flow.far_end.on_echo(echo, amount_nanodollars=flow.amount_nanodollars, now_ns=now_ns)
         if flow.is_probe:
             return flow
-        known = {seen.oads: seen.packets for seen in before.observations} if before is not None else {}
-        fresh = [seen for seen in echo.observations if seen.packets > known.get(seen.oads, 0)]
+        fresh = _since(before, echo)
+        became = self._became(flow, echo, now_ns)
         if fresh:
-            newest = max(fresh, key=lambda seen: seen.packets - known.get(seen.oads, 0))
-            flow.path = path_text(newest.oads)
-            toll = flow.far_end.toll_nanodollars
-            self.cartographer.on_oads_seen(
-                echo.flow.destination,
-                newest.oads,
-                amount_sent=flow.amount_nanodollars,
-                remaining=flow.amount_nanodollars - toll if toll is not None else newest.lowest_amount,
-                now_ns=now_ns,
-            )
+            flow.path = path_text(max(fresh, key=lambda seen: seen.packets).oads)
+            for seen in fresh:
+                self._tell_traffic(flow, seen, fresh, became, now_ns, is_settled=fresh_toll is not None)
+            self._tell_flow(flow, echo, became, now_ns)
         if flow.timely is not None:
             flow.timely.follow(way := _way(flow.path))
             if fresh_toll is not None and len(fresh) == 1:  # else it is of several ways
                 flow.timely.on_packets(way, sent=0, lost=0, tolls_nanodollars=(fresh_toll,))
         return flow
+
+    # --- what the cartographer hears --------------------------------------------------------------------------------
+
+    def _trace(self, flow: Flow) -> _Trace:
+        trace = self._traces.get(flow.selector)
+        if trace is None:
+            trace = self._traces[flow.selector] = _Trace(flow_number(flow.selector))
+        return trace
+
+    def _became(self, flow: Flow, echo: Echo, now_ns: int) -> Became:
+        return self._trace(flow).arrivals.on_echo(
+            packets=echo.packets,
+            marked=echo.ce_packets,
+            round_trip_ns=flow.round_trip_ns or ROUND_TRIP_NS,
+            now_ns=now_ns,
+        )
+
+    def _tell_traffic(
+        self,
+        flow: Flow,
+        seen: OadObservation,
+        fresh: list[OadObservation],
+        became: Became,
+        now_ns: int,
+        *,
+        is_settled: bool,
+    ) -> None:
+        """What packets met on one way; marks in proportion, and losses to the way that most of them took: those that
+        are heard of soon after a flow has moved are of where it was before.
+
+        `is_settled`: all of them left with the same amount, so what is left of it shows the way's toll.
+        """
+        trace, packets, most = self._trace(flow), seen.packets, max(fresh, key=lambda seen: seen.packets)
+        amount, remaining = flow.amount_nanodollars, (seen.received_nanodollars + packets // 2) // packets
+        is_steady = now_ns - trace.slots_since_ns >= SETTLE_NS
+        lost = became.lost if seen is most else 0
+        if lost and not is_steady and trace.left:
+            self.cartographer.on_traffic(
+                flow.selector.destination, trace.left, sent=lost, lost=lost, amount_sent=amount, now_ns=now_ns
+            )
+            lost = 0
+        self.cartographer.on_oads_seen(
+            flow.selector.destination,
+            seen.oads,
+            amount,
+            remaining if is_settled and 0 <= remaining <= amount else None,
+            now_ns,
+            packets=packets,
+            lost=lost,
+            marked=became.marked * packets // sum(each.packets for each in fresh),
+            asked=[Slot(*slot) for slot in flow.slots],
+            settled=len(fresh) == 1 and is_steady,
+        )
+
+    def _tell_flow(self, flow: Flow, echo: Echo, became: Became, now_ns: int) -> None:
+        """What is known of the whole flow, credited to the way that it takes."""
+        destination = flow.selector.destination
+        goodput = flow.far_end.goodput_bit_s()
+        if goodput is not None and flow.strategy == "bulk" and flow.rate_bit_s(now_ns) and became.arrived:
+            self.cartographer.on_goodput(destination, flow.path, goodput, now_ns)
+        if echo.returned_nanodollars:
+            toll = self._trace(flow).return_tolls.on_echo(returned_nanodollars=echo.returned_nanodollars, now_ns=now_ns)
+            if toll is not None:
+                self.cartographer.on_return_toll(destination, flow.path, toll, now_ns)
+
+    def _ask_about_silent(self, flow: Flow, now_ns: int) -> None:
+        """Nothing is heard of what it sends: the far end may be gone, or the way; a probe will tell."""
+        trace = self._trace(flow)
+        patience_ns = SILENCE_NS + 4 * (flow.round_trip_ns or ROUND_TRIP_NS)
+        if now_ns - trace.asked_about_ns >= patience_ns and trace.arrivals.is_silent(now_ns, patience_ns):
+            trace.asked_about_ns = now_ns
+            self.cartographer.on_silence(flow.selector.destination, flow.path, now_ns)
 
     # --- probes for what cannot wait --------------------------------------------------------------------------------
 
@@ -188,14 +299,35 @@ class FlowBook:
             self._know_ways(flow, flow.timely, now_ns)
         decision = flow.decide(now_ns)
         assert decision is not None
-        destination = flow.selector.destination
+        self._ask_about_silent(flow, now_ns)
+        destination, trace = flow.selector.destination, self._trace(flow)
+        wants = flow.strategy if flow.strategy in CLASSES else "default"
         if decision.try_other_path:
-            self.cartographer.ask_for_other_path(destination, now_ns)
-        choice: PathChoice = self.cartographer.choose(destination, now_ns)
-        flow.slots = tuple((slot.as_number, slot.alternatives, slot.choice) for slot in choice.slots)
+            self.cartographer.ask_for_other_path(destination, now_ns, flow_number=trace.number, wants=wants)
+        choice: PathChoice = self.cartographer.choose(destination, now_ns, flow_number=trace.number, wants=wants)
+        slots = tuple((slot.as_number, slot.alternatives, slot.choice) for slot in choice.slots)
+        if slots != flow.slots:
+            flow.slots, trace.slots_since_ns, trace.left = slots, now_ns, flow.path
         flow.reason = f"{decision.reason}; {choice.reason}" if choice.reason else decision.reason
         if flow.is_used_up:  # best effort, at once and visibly
             flow.amount_nanodollars, flow.reason = 0, flow.refusal
+
+
+def _since(before: Echo | None, echo: Echo) -> list[OadObservation]:
+    """What an echo says beyond an earlier one, by ways."""
+    known = {seen.oads: seen for seen in before.observations} if before is not None else {}
+    found = []
+    for seen in echo.observations:
+        last = known.get(seen.oads)
+        if last is not None and last.packets <= seen.packets:
+            seen = msgspec.structs.replace(
+                seen,
+                packets=seen.packets - last.packets,
+                received_nanodollars=max(0, seen.received_nanodollars - last.received_nanodollars),
+            )
+        if seen.packets:
+            found.append(seen)
+    return found
 
 
 def added(report: FlowReport, before: FlowReport | None) -> FlowReport:
@@ -219,6 +351,11 @@ def _both(seen: Observed, known: Observed) -> Observed:
         received_nanodollars=seen.received_nanodollars + known.received_nanodollars,
         lowest_amount=min(seen.lowest_amount, known.lowest_amount),
     )
+
+
+def flow_number(selector: FlowSelector) -> int:
+    """64 bits, the same whenever the flow is met: it decides which way it goes where several share the traffic."""
+    return int.from_bytes(blake2b(flow_text(selector).encode(), digest_size=8).digest(), "big")
 
 
 def reverse(selector: FlowSelector) -> FlowSelector:

@@ -13,10 +13,12 @@ import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from ipaddress import ip_address
+from itertools import islice
 from typing import NamedTuple
 
 from billpay.errors import RemoteProtocolError
 from billpay.header import Slot
+from billpay.introductions import Introductions
 from billpay.messages import ECHO_PORT, Echo, FlowSelector, OadDescription, ProbeReply
 from billpay.signing import verify
 from dataplane.supervisor import ReaderUnavailable
@@ -39,6 +41,11 @@ MAX_ECHOES_A_TURN = 100
 MAX_PROBES_WAITING = 16
 MAX_PROBED_FLOWS = 1024
 MAX_ASKED = 256
+PROBED_NS = 3_000_000_000
+"""For a flow that has been silent for so long nothing is probed."""
+MAX_PRICES = 16
+"""Destinations whose price is asked each time."""
+PRICE_BYTES = 1000
 LOST_NS = 3_000_000_000
 """A probe that nobody answered for so long is lost."""
 
@@ -81,6 +88,9 @@ class Measuring:
         self._asked: dict[int, Asked] = {}  # by the probe's number, the oldest first
         self._ways: dict[tuple[str, tuple[Slot, ...]], str] = {}  # destination and slots → the path that answered
         self._probe_number = 0
+        self._gateway_keys: dict[int, bytes] = {}
+        self._claimed: set[tuple[str, int, int]] = set()  # destination, AS and alternative that is said to be congested
+        self._introductions = Introductions(own_as=0, neighbours=self._gateway_keys)
         self._sockets: dict[int, socket.socket] = {}
         self._probe_sockets: dict[int, socket.socket] = {}
 
@@ -143,9 +153,10 @@ class Measuring:
                 destination,
                 asked.slots,
                 reply.oads,
-                toll_nanodollars=toll,
+                toll_nanodollars=toll if asked.amount_nanodollars else None,
                 round_trip_ns=round_trip_ns,
                 now_ns=now_ns,
+                amount_nanodollars=asked.amount_nanodollars,
             )
             for flow in self._flows.flows.values():
                 if flow.selector.destination == destination and flow.amount_nanodollars:
@@ -163,6 +174,10 @@ class Measuring:
             if now_ns - asked.sent_ns < LOST_NS:
                 break
             del self._asked[number]
+            LOG.info("probe %d to %s asking %s is lost", number, asked.destination, asked.slots)
+            self._flows.cartographer.on_probe_lost(
+                asked.destination, asked.slots, now_ns, amount_nanodollars=asked.amount_nanodollars
+            )
             path = self._ways.get((asked.destination, asked.slots))
             if path is not None:
                 self._flows.on_probe(asked.destination, path, None)
@@ -190,7 +205,7 @@ class Measuring:
             if not self._is_owed_an_echo(selector, report):
                 continue
             self._echoed[selector] = (now_ns, report.in_packets)
-            self._send_echo(selector, report, now_ns, unix_ms)
+            self._send_echo(selector, report, unix_ms)
             sent += 1
         if len(self._echoed) > 2 * len(self._flows.arriving) + 64:
             self._echoed = {key: value for key, value in self._echoed.items() if key in self._flows.arriving}
@@ -203,11 +218,11 @@ class Measuring:
             return False  # it answers a flow that we pay for: its sender is told nothing new by it
         return bool(report.received_nanodollars) or selector.source in self._peer_addresses
 
-    def _send_echo(self, selector: FlowSelector, report: FlowReport, now_ns: int, unix_ms: int) -> None:
+    def _send_echo(self, selector: FlowSelector, report: FlowReport, unix_ms: int) -> None:
         """One datagram; of a probe flow one for each probe, since an answer with many slots fills one."""
         back = self._flows.flows.get(reverse(selector))
         is_probe = selector.destination_port == ECHO_PORT and selector.protocol == 17
-        answers = [reply for seen in self._probes_seen.pop(selector, []) if (reply := _reply_to(seen, now_ns))]
+        answers = [reply for seen in self._probes_seen.pop(selector, []) if (reply := _reply_to(seen))]
         batches: list[tuple[ProbeReply, ...]] = [(answer,) for answer in answers] or [()]
         for probes in batches:
             datagram = self._writer.write(
@@ -230,7 +245,7 @@ class Measuring:
             return
         targets: dict[str, Flow] = {}
         for flow in self._flows.flows.values():
-            if flow.is_probe or not flow.amount_nanodollars or not flow.is_active(now_ns):
+            if flow.is_probe or not flow.amount_nanodollars or now_ns - flow.report.last_ns > PROBED_NS:
                 continue
             destination = flow.selector.destination
             if flow.grant is None or destination not in self._peer_addresses:
@@ -241,12 +256,14 @@ class Measuring:
             prober = _prober(flow)
             if prober is not None and not prober.may_probe:  # the flow's reason says how much they were
                 continue
-            for slots in self._flows.cartographer.probes_due(destination, now_ns):
-                await self._send_probe(destination, flow, slots, now_ns)
+            due = self._flows.cartographer.probes_due(destination, now_ns, own_budget=prober is not None)
+            for slots in due:
+                if not await self._send_probe(destination, flow, slots, now_ns):
+                    self._flows.cartographer.on_probe_unsent(destination, slots)
 
-    async def _send_probe(self, destination: str, paying: Flow, slots: tuple[Slot, ...], now_ns: int) -> None:
-        """The probe's own flow has to be judged and granted first: until then its datagrams go unpaid and
-        unanswered.
+    async def _send_probe(self, destination: str, paying: Flow, slots: tuple[Slot, ...], now_ns: int) -> bool:
+        """Whether it left paid. The probe's own flow has to be judged and granted first: until then its datagrams go
+        unpaid and unanswered.
         """
         sock = self._probe_sockets[ip_address(destination).version]
         selector = FlowSelector(
@@ -260,7 +277,7 @@ class Measuring:
         self._flows.pay_probes_by(selector, paying.grant.grant if prober is not None and paying.grant else "")
         flow = self._flows.flows.get(selector)
         self._probe_number += 1
-        number = self._probe_number
+        number, is_paid = self._probe_number, False
         if flow is not None:
             flow.is_probe = True
             if flow.grant is not None and flow.opened_at and flow.judged:
@@ -269,41 +286,88 @@ class Measuring:
                 try:
                     await self._tell(PayFlow(flow=selector, grant=flow.grant, amount_nanodollars=amount, slots=oads))
                 except ReaderUnavailable:
-                    return
+                    return False
                 flow.amount_nanodollars, flow.slots = amount, oads
                 flow.told = flow.wanted()
                 while len(self._asked) >= MAX_ASKED:
                     self._asked.pop(next(iter(self._asked)))
                 self._asked[number] = Asked(destination, slots, amount, now_ns)
+                is_paid = True
         probe = encode_probe(Probe(number, time.monotonic_ns()))
         self._send(sock, probe, destination, ECHO_PORT)
+        return is_paid
 
     # --- descriptions -----------------------------------------------------------------------------------------------
 
     async def learn_descriptions(self, uplink: Uplink) -> None:
-        """The alternatives that a gateway publishes; only what its own key signed is taken in."""
+        """The alternatives that a gateway publishes, and those that it hands on.
+
+        Of its own only what its own key signed is taken in, of others' what `billpay.introductions` believes.
+        """
         if not uplink.agreed:
             return
         try:
-            for signed in await uplink.caller.client.oads():
-                description = verify(signed, uplink.certificate.public_key, OadDescription)
-                if description.as_number != uplink.section.gateway_as:
-                    raise RemoteProtocolError("wrong-as", f"a description of AS {description.as_number}")
-                self._flows.cartographer.on_description(
-                    description, now_unix_s=int(time.time()), now_ns=time.monotonic_ns()
-                )
+            await self._learn_own(uplink)
+            await self._learn_introduced(uplink)
         except (Unreachable, RemoteProtocolError) as error:
             LOG.warning("alternatives of %s: %s", uplink.name, error)
 
+    async def _learn_own(self, uplink: Uplink) -> None:
+        prefixes, as_number = [], uplink.section.gateway_as
+        for signed in await uplink.caller.client.oads():
+            description = verify(signed, uplink.certificate.public_key, OadDescription)
+            if description.as_number != as_number:
+                raise RemoteProtocolError("wrong-as", f"a description of AS {description.as_number}")
+            self._take_in(description)
+            prefixes.append(description.prefix)
+        self._flows.cartographer.on_published(uplink.certificate.fingerprint, as_number, prefixes)
 
-def _reply_to(seen: ProbeSeen, now_ns: int) -> ProbeReply | None:
+    async def _learn_introduced(self, uplink: Uplink) -> None:
+        as_number = uplink.section.gateway_as
+        self._gateway_keys[as_number] = uplink.certificate.public_key
+        introduced = await uplink.caller.client.introduced_oads()
+        for description in self._introductions.hear(as_number, introduced.documents, now_unix_s=int(time.time())):
+            self._take_in(description)
+
+    def _take_in(self, description: OadDescription) -> None:
+        self._flows.cartographer.on_description(description, int(time.time()), time.monotonic_ns())
+
+    async def learn_prices(self, uplink: Uplink) -> None:
+        """Whether the gateway itself says that it is congested, where we pay it: then there must be signs of it."""
+        if not uplink.agreed:
+            return
+        now_ns, as_number = time.monotonic_ns(), uplink.section.gateway_as
+        amounts: dict[str, int] = {}
+        for flow in self._flows.flows.values():
+            if flow.opened_at == uplink.name and flow.amount_nanodollars and flow.is_active(now_ns):
+                amounts[flow.selector.destination] = flow.amount_nanodollars
+        claims: dict[tuple[str, int, int], int] = {}
+        try:
+            for destination, amount in islice(amounts.items(), MAX_PRICES):
+                quote = await uplink.caller.client.price(destination, PRICE_BYTES, amount_nanodollars=amount)
+                for price in quote.prices:
+                    claims[destination, as_number, price.alternative] = price.congestion_picodollars
+        except (Unreachable, RemoteProtocolError) as error:
+            LOG.debug("prices of %s: %s", uplink.name, error)
+        for destination, number, alternative in {key for key in self._claimed if key[1] == as_number} - claims.keys():
+            claims[destination, number, alternative] = 0  # what is not said any more does not hold any more
+        for (destination, number, alternative), congestion in claims.items():
+            self._flows.cartographer.on_congestion_claimed(
+                destination, number, alternative, congestion, time.monotonic_ns()
+            )
+        self._claimed = {key for key in self._claimed if key[1] != as_number}
+        self._claimed |= {key for key, congestion in claims.items() if congestion}
+
+
+def _reply_to(seen: ProbeSeen) -> ProbeReply | None:
+    """It leaves at once: whatever it waited for is not the way's."""
     probe = decode_probe(seen.payload)
     if probe is None:
         return None
     return ProbeReply(
         probe=probe.number,
         sent_ns=probe.sent_ns,
-        held_ns=max(0, now_ns - seen.arrived_ns),
+        held_ns=max(0, time.monotonic_ns() - seen.arrived_ns),
         remaining=seen.remaining,
         oads=seen.oads,
     )

@@ -5,13 +5,14 @@ price reactor's, which way it asks for the cartographer's; grants are opened by 
 `measuring`'s.
 
 One turn, five times a second: what the packet core counted → what each flow should carry → the packet core → echoes to
-those who pay us.
+those who pay us.  While traffic moves to another way, what each flow should carry is asked more often.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import logging
 import secrets
 import sys
@@ -23,6 +24,7 @@ import msgspec
 
 from billpay.links import Reading
 from billpay.messages import Echo
+from cartographer.cartographer import Cartographer
 from dataplane.attribution.processes import running_executables
 from dataplane.counters import CounterFile
 from dataplane.links import read_links
@@ -61,7 +63,9 @@ from secretary.client import RemoteSecretary, SecretaryClient
 
 LOG = logging.getLogger("hostagent")
 TURN_S = 0.2
+QUICK_TURN_S = 0.02
 SECOND_S = 1.0
+DESCRIPTIONS_EVERY_S = 5
 
 
 class Paying:
@@ -76,6 +80,7 @@ class Paying:
         context_of: ContextOf = nothing_known,
         tell: Callable[[str, str], object] = lambda _code, _message: None,
         heard: Callable[[Echo, int], object] = lambda _echo, _amount: None,
+        cartographer: Cartographer | None = None,
     ) -> None:
         """`tell(code, message)`: what a person should know once. `heard`: of an echo and our amount (`measuring`)."""
         self._configuration = configuration
@@ -94,7 +99,9 @@ class Paying:
             on_change=self._uplink_changed,
             clock=lambda: int(time.time()),
         )
-        self._flows = FlowBook(delay_value_nanodollars_per_ms=configuration.paths.delay_value_nanodollars_per_ms)
+        self._flows = FlowBook(
+            delay_value_nanodollars_per_ms=configuration.paths.delay_value_nanodollars_per_ms, cartographer=cartographer
+        )
         self._secretary_socket = secretary.socket
         self._secretary = SecretaryClient(self._where(secretary))
         self._granting = Granting(
@@ -240,14 +247,26 @@ class Paying:
     # --- turns ------------------------------------------------------------------------------------------------------
 
     async def _turns(self) -> None:
+        turned_s = 0.0
         while True:
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(TURN_S):
+                async with asyncio.timeout(self._turn_s()):
                     await self._hurry.wait()
-            self._hurry.clear()
+            now_s = time.monotonic()
             with contextlib.suppress(ReaderUnavailable):
+                if not self._hurry.is_set() and now_s - turned_s < TURN_S:
+                    await self._tell_flows(time.monotonic_ns())
+                    continue
+                self._hurry.clear()
+                turned_s = now_s
                 await self._turn()
             self._on_change()
+
+    def _turn_s(self) -> float:
+        """Traffic that moves to another way does so by round trips, which are shorter than a turn."""
+        now_ns = time.monotonic_ns()
+        due_ns = self._flows.cartographer.next_move_ns(now_ns)
+        return TURN_S if due_ns is None else min(TURN_S, max(QUICK_TURN_S, (due_ns - now_ns) / 1e9))
 
     async def _turn(self) -> None:
         now_ns, unix_s = time.monotonic_ns(), int(time.time())
@@ -255,14 +274,17 @@ class Paying:
         assert isinstance(answer, FlowReports)
         self._since_turn = answer.turn
         self._flows.on_reports(answer.flows, now_ns)
-        for flow in self._flows.decide(now_ns):
-            for command in _commands_for(flow):
-                await self.ask(command)
-            _mark_told(flow)
+        await self._tell_flows(now_ns)
         for work in self._granting.due(self._flows, now_ns=now_ns, unix_s=unix_s):
             self._start(work)
         self._measuring.send_echoes(now_ns, int(time.time() * 1000))
         await self._measuring.send_probes(now_ns)
+
+    async def _tell_flows(self, now_ns: int) -> None:
+        for flow in self._flows.decide(now_ns):
+            for command in _commands_for(flow):
+                await self.ask(command)
+            _mark_told(flow)
 
     async def _seconds(self) -> None:
         while True:
@@ -288,10 +310,12 @@ class Paying:
             self._tell_person(code, message)
 
     async def _learn_paths(self, uplink: Uplink) -> None:
-        """The gateway's signed descriptions of its alternatives."""
-        while True:
-            await self._measuring.learn_descriptions(uplink)
-            await asyncio.sleep(SECOND_S * 5)
+        """What the gateway says of alternatives, and of its prices."""
+        for second in itertools.count():
+            if second % DESCRIPTIONS_EVERY_S == 0:
+                await self._measuring.learn_descriptions(uplink)
+            await self._measuring.learn_prices(uplink)
+            await asyncio.sleep(SECOND_S)
 
     # --- what others see --------------------------------------------------------------------------------------------
 

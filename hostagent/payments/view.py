@@ -36,7 +36,6 @@ def view_of(paying: Paying, *, now_ns: int, unix_s: int) -> PaidView:
     return PaidView(
         flows=_paying_flows(paying, now_ns),
         accounts=_accounts(paying.uplinks, paying.counters),
-        paths=api.Paths(alternatives=_alternatives(paying.flows, now_ns)),
         warnings=tuple(_warnings(paying, unix_s)),
         can_pay=(
             paying.data_plane is Health.RUNNING and any(uplink.agreed for uplink in paying.uplinks.by_name.values())
@@ -202,19 +201,3 @@ def _settlements(uplink: Uplink) -> list[api.SettlementLine]:
         )
         for order in uplink.exchange.status().paid
     ]
-
-
-def _alternatives(flows: FlowBook, now_ns: int) -> tuple[api.PathAlternative, ...]:
-    return tuple(
-        api.PathAlternative(
-            destination=fact.destination,
-            as_name=f"AS{fact.as_number}",
-            alternative=fact.alternative,
-            chosen=fact.chosen,
-            toll_nanodollars=fact.toll_nanodollars,
-            delay_ns=fact.delay_ns,
-            age_s=fact.age_s,
-            reason=fact.reason,
-        )
-        for fact in flows.cartographer.view(now_ns)
-    )

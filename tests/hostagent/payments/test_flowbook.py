@@ -13,9 +13,10 @@ from one_host import echo_of, flow_of, report_of
 
 from billpay.header import ISP_WRITTEN
 from billpay.messages import Echo, FlowSelector, GrantKind, OadAlternative, OadDescription, OadObservation
+from cartographer.values import Quantity
 from hostagent.payments import flowbook
 from hostagent.payments.commands import FlowReport, Oads, Observed
-from hostagent.payments.flowbook import CUMULATIVE, FORGET_NS, FlowBook, flow_text, path_text, reverse
+from hostagent.payments.flowbook import CUMULATIVE, FORGET_NS, FlowBook, flow_number, flow_text, path_text, reverse
 from hostagent.payments.flows import IDLE_NS, Flow
 from pricereactor.reactor import Decision, Observation, reactor_for
 
@@ -325,6 +326,106 @@ def test_another_path_is_asked_for_by_user_oads() -> None:
     assert X in asked
     assert asked[X] != (X, 0, 1)
     assert "too slow" in flow.reason
+
+
+# --- what the cartographer hears -------------------------------------------------------------------------------------
+
+
+def told_story(
+    kept: FlowBook, *, seconds: int, arrived_percent: int, oads: Oads = BY_1, strategy: str = "fixed"
+) -> Flow:
+    """A flow of 100 packets a second of which so many arrive, one in ten of them marked."""
+    for tick in range(1, 4 * seconds + 1):
+        now_ns = tick * S // 4
+        kept.on_reports([report(out_packets=25 * tick, out_bytes=25_000 * tick, last_ns=now_ns)], now_ns)
+        flow = kept.flows[FLOW]
+        if flow.reactor is None:
+            flow.react_by(reactor_for("fixed", amount_nanodollars=20, willingness_nanodollars=20, target_bit_s=0))
+            flow.strategy = strategy
+        kept.decide(now_ns)
+        packets = 25 * tick * arrived_percent // 100
+        kept.on_echo(
+            echo(
+                (oads, packets),
+                packets=packets,
+                bytes=1000 * packets,
+                paid_packets=packets,
+                ce_packets=packets // 10,
+                received_nanodollars=9 * packets,
+                returned_nanodollars=8 * packets,
+            ),
+            now_ns + 1,
+        )
+    return flow
+
+
+@pytest.mark.row("BP-24", "BP-31")
+def test_echoes_tell_loss_marks_toll_and_goodput_of_the_way() -> None:
+    for arrived_percent, loss_ppm in ((100, 0), (90, 100_000)):
+        kept = book()
+        told_story(kept, seconds=30, arrived_percent=arrived_percent, strategy="bulk")
+        (quality,) = kept.cartographer.quality(30 * S)
+        assert (quality.destination, quality.way) == (FLOW.destination, path_text(BY_1))
+        assert quality.estimates[Quantity.LOSS_PPM].value == pytest.approx(loss_ppm, rel=0.3, abs=2000)
+        assert quality.estimates[Quantity.MARKS_PPM].value == pytest.approx(100_000, rel=0.3)
+        assert quality.estimates[Quantity.FORWARD_TOLL_PICODOLLARS].value == 11_000
+        bit_s = 8 * 100_000 * arrived_percent // 100
+        assert quality.estimates[Quantity.THROUGHPUT_BIT_S].value == pytest.approx(bit_s, rel=0.1)
+
+
+def test_what_an_app_sends_that_is_no_transfer_says_nothing_of_throughput() -> None:
+    kept = book()
+    told_story(kept, seconds=5, arrived_percent=100)
+    (quality,) = kept.cartographer.quality(5 * S)
+    assert Quantity.THROUGHPUT_BIT_S not in quality.estimates
+
+
+@pytest.mark.row("BP-24")
+def test_return_tolls_are_told_apart_from_those_there() -> None:
+    kept = book()
+    for tick in range(1, 41):
+        back = report(BACK, in_packets=25 * tick, in_paid_packets=25 * tick, refunded_nanodollars=6 * 25 * tick)
+        kept.on_reports([back], tick * S // 4)
+        kept.on_reports([report(out_packets=25 * tick, last_ns=tick * S // 4)], tick * S // 4)
+        kept.flows[FLOW].amount_nanodollars = 20
+        counts = {"paid_packets": 25 * tick, "received_nanodollars": 9 * 25 * tick, "packets": 25 * tick}
+        kept.on_echo(echo((BY_1, 25 * tick), returned_nanodollars=8 * 25 * tick, **counts), tick * S // 4)
+    (quality,) = kept.cartographer.quality(10 * S)
+    assert quality.estimates[Quantity.RETURN_TOLL_PICODOLLARS].value == 2_000
+    assert quality.estimates[Quantity.FORWARD_TOLL_PICODOLLARS].value == 11_000
+
+
+def test_flows_have_stable_numbers_and_the_class_of_their_strategy() -> None:
+    assert flow_number(FLOW) == flow_number(msgspec.structs.replace(FLOW)) < 2**64
+    assert len({flow_number(numbered(number)) for number in range(1000)}) == 1000
+    for strategy, wants in (("timely", "timely"), ("bulk", "bulk"), ("fixed", "default"), ("elastic", "default")):
+        kept = book()
+        told_story(kept, seconds=1, arrived_percent=100, strategy=strategy)
+        assert {fact.wants for fact in kept.cartographer.ways(S)} == {wants}
+
+
+def test_traces_go_with_their_flows() -> None:
+    kept = book()
+    kept.on_reports([report(out_packets=1, last_ns=5)], 5)
+    assert set(kept._traces) == {FLOW}
+    kept.forget_old(6 + FORGET_NS)
+    assert kept._traces == {}
+
+
+@pytest.mark.row("BP-47")
+def test_a_silent_far_end_has_its_way_probed_at_once() -> None:
+    kept = book()
+    told_story(kept, seconds=4, arrived_percent=100)
+    destination = FLOW.destination
+    while kept.cartographer.probes_due(destination, 4 * S):
+        pass
+    for tick in range(17, 40):
+        now_ns = tick * S // 4
+        kept.on_reports([report(out_packets=25 * tick, last_ns=now_ns)], now_ns)
+        kept.decide(now_ns)
+        if kept.cartographer.probes_due(destination, now_ns):
+            break
+    assert tick * S // 4 < 4 * S + 3 * S, "long before the next one would be due"
 
 
 # --- texts -----------------------------------------------------------------------------------------------------------

@@ -140,7 +140,7 @@ def test_answers_tell_the_tolls_of_their_path_and_silence_that_it_loses(tmp_path
     prober = Prober(tmp_path)
     prober.seconds(1)
     prober.open_probes()
-    prober.seconds(5)
+    prober.seconds(2)
     (number, asked), *_ = prober.measuring._asked.items()
     prober.answer(number, BY_2, 25)
     timely = prober.flow.timely
