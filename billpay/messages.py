@@ -21,6 +21,8 @@ PROTOCOL_VERSION = 1
 CONTROL_PORT = 7414
 TUNNEL_PORT = 7415
 ECHO_PORT = 7416
+MAX_HOPS = 4
+"""How many ISPs hand on a description of another one."""
 
 Amount = Annotated[int, msgspec.Meta(ge=0, le=0xFF_FFFF, description="nanodollars in one packet, 24 bits")]
 Sum = Annotated[int, msgspec.Meta(ge=0, le=2**62, description="a sum of nanodollars")]
@@ -331,6 +333,20 @@ class OadDescription(Message, frozen=True, kw_only=True):
     alternatives: Annotated[tuple[OadAlternative, ...], msgspec.Meta(max_length=11)]
     published_unix_s: UnixSeconds
     expires_unix_s: UnixSeconds
+
+
+class IntroducedOad(Message, frozen=True, kw_only=True):
+    """An `OadDescription` as its issuer signed it, handed on by neighbours with the issuer's raw public key."""
+
+    signed: Signed
+    public_key: Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
+    hops: Annotated[int, msgspec.Meta(ge=0, le=MAX_HOPS)]  # how many ISPs handed it on; 0: the issuer itself
+
+
+class IntroducedOads(Message, frozen=True, kw_only=True):
+    """Answer to GET, body of and answer to POST /v1/oads/introduced."""
+
+    documents: Annotated[tuple[IntroducedOad, ...], msgspec.Meta(max_length=256)] = ()
 
 
 class AlternativePrice(Message, frozen=True, kw_only=True):

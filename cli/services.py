@@ -49,6 +49,23 @@ def gateway_mark_price(nanodollars: int, socket: Path) -> None:
     click.echo(f"a mark costs {price.nanodollars_per_mark} n$ (price {price.serial} of {price.provider})")
 
 
+@gateway.command("reload")
+@click.option("--socket", required=True, type=click.Path(path_type=Path), help="The gateway's admin socket.")
+@one_line_errors
+def gateway_reload(socket: Path) -> None:
+    """Reads tolls, alternatives and the preference again from the gateway's file, and publishes them.
+
+    Anything else that was changed there needs a restart, and then nothing is taken in.
+    """
+    from gateway.admin import reload
+
+    try:
+        reloaded = asyncio.run(reload(socket))
+    except EnvironmentFault as fault:
+        leave(str(fault), ExitCode.UNREACHABLE)
+    click.echo(f"{', '.join(reloaded.changed) or 'nothing'} changed; published with serial {reloaded.serial}")
+
+
 @gateway.command("status")
 @click.option("--socket", required=True, type=click.Path(path_type=Path), help="The gateway's admin socket.")
 @json_option

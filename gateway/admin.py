@@ -13,7 +13,7 @@ import aiohttp
 import msgspec
 from aiohttp import web
 
-from billpay.errors import EnvironmentFault, LocalProtocolError
+from billpay.errors import ConfigurationError, EnvironmentFault, LocalProtocolError
 from billpay.sessions import MarkPrice
 
 TIMEOUT_S = 10
@@ -99,24 +99,34 @@ class MarkPriceChange(AdminValue, frozen=True, kw_only=True):
     nanodollars_per_mark: Annotated[int, msgspec.Meta(ge=0, le=10**12)]
 
 
+class Reloaded(AdminValue, frozen=True, kw_only=True):
+    """What of the configuration file has changed, and the serial of the documents that say so."""
+
+    changed: tuple[str, ...]
+    serial: int
+
+
 class AdminServer:
-    """GET /status, POST /mark-price; whoever may open the socket may ask and tell."""
+    """GET /status, POST /mark-price, POST /reload; whoever may open the socket may ask and tell."""
 
     def __init__(
         self,
         socket: Path,
         status: Callable[[], Awaitable[GatewayStatus]],
         set_mark_price: Callable[[int], MarkPrice] | None = None,
+        reload: Callable[[], Awaitable[Reloaded]] | None = None,
     ) -> None:
         self._socket = socket
         self._status = status
         self._set_mark_price = set_mark_price
+        self._reload = reload
         self._runner: web.AppRunner | None = None
 
     async def start(self) -> None:
         application = web.Application()
         application.router.add_get("/status", self._get_status)
         application.router.add_post("/mark-price", self._post_mark_price)
+        application.router.add_post("/reload", self._post_reload)
         self._runner = web.AppRunner(application, access_log=None, handle_signals=False)
         await self._runner.setup()
         try:
@@ -142,6 +152,15 @@ class AdminServer:
             return web.Response(status=400, text=str(error))
         return web.Response(body=msgspec.json.encode(price), content_type="application/json")
 
+    async def _post_reload(self, _request: web.Request) -> web.Response:
+        try:
+            if self._reload is None:
+                raise LocalProtocolError("there is nothing to read again")
+            reloaded = await self._reload()
+        except (ConfigurationError, EnvironmentFault, LocalProtocolError) as error:
+            return web.Response(status=400, text=str(error))
+        return web.Response(body=msgspec.json.encode(reloaded), content_type="application/json")
+
     async def _get_status(self, _request: web.Request) -> web.Response:
         return web.Response(body=msgspec.json.encode(await self._status()), content_type="application/json")
 
@@ -155,6 +174,11 @@ async def change_mark_price(socket: Path, nanodollars_per_mark: int) -> MarkPric
     """Raises EnvironmentFault when nobody answers there, or marks have no price."""
     body = msgspec.json.encode(MarkPriceChange(nanodollars_per_mark=nanodollars_per_mark))
     return msgspec.json.decode(await _ask(socket, "POST", "/mark-price", body), type=MarkPrice)
+
+
+async def reload(socket: Path) -> Reloaded:
+    """Raises EnvironmentFault when nobody answers there, or the file cannot be taken in; then all is as before."""
+    return msgspec.json.decode(await _ask(socket, "POST", "/reload"), type=Reloaded)
 
 
 async def _ask(socket: Path, method: str, path: str, body: bytes | None = None) -> bytes:

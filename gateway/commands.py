@@ -9,6 +9,7 @@ from __future__ import annotations
 import msgspec
 
 from billpay.messages import Grant, GrantUsage
+from billpay.tolls import TollSchedule
 
 
 class _Tagged(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag=True):
@@ -57,11 +58,36 @@ class SetLink(_Tagged, frozen=True, kw_only=True):
     in_default: bool
 
 
+class TollTerms(_Tagged, frozen=True, kw_only=True):
+    """What packets pay that leave by a link."""
+
+    link: str
+    schedule: TollSchedule
+    congestion: bool
+    target_utilisation_ppm: int
+
+
+class RouteTerms(_Tagged, frozen=True, kw_only=True):
+    """Which alternatives of a route are withdrawn, and which one is taken unless asked otherwise."""
+
+    prefix: str
+    default: int
+    withdrawn: tuple[int, ...]
+
+
+class SetTerms(_Tagged, frozen=True, kw_only=True):
+    """Tolls and routes from the next packet on; those that are not named stay as they are."""
+
+    honours_preferences: bool
+    tolls: tuple[TollTerms, ...] = ()
+    routes: tuple[RouteTerms, ...] = ()
+
+
 class AskReport(_Tagged, frozen=True, kw_only=True):
     """For the admin API, price queries and tariff pushes."""
 
 
-Command = Tick | OpenGrant | CloseGrant | ForgetGrant | AskGrant | SetLink | AskReport
+Command = Tick | OpenGrant | CloseGrant | ForgetGrant | AskGrant | SetLink | SetTerms | AskReport
 
 
 class Done(_Tagged, frozen=True, kw_only=True):

@@ -126,11 +126,14 @@ class AlternativeSection(Section, frozen=True, kw_only=True):
     link: Name
     via: str = ""  # next hop; "": on link
     title: Text = ""
-    delay_ms: Annotated[int, msgspec.Meta(ge=0, le=10_000)] | None = None
+    delay_ms: Annotated[int, msgspec.Meta(ge=0, le=10_000)] | None = None  # what is promised
+    toll_nanodollars: Nanodollars | None = None  # what is promised; None: that of the link
+    available: bool = True
 
 
 class RouteSection(Section, frozen=True, kw_only=True):
     prefix: str
+    default: Annotated[int, msgspec.Meta(ge=0, le=11)] = 0  # for whom nothing is asked; 0: the first alternative
     alternatives: Annotated[tuple[AlternativeSection, ...], msgspec.Meta(min_length=1, max_length=11)]
 
 
@@ -224,6 +227,16 @@ def ceiling_of(configuration: Configuration, link: LinkSection) -> Ceiling:
     )
 
 
+def schedule_of(toll: TollSection) -> TollSchedule:
+    """What a packet pays while there is no congestion."""
+    return TollSchedule(
+        fixed_nanodollars_per_packet=toll.fixed_nanodollars_per_packet,
+        fixed_picodollars_per_byte=toll.fixed_picodollars_per_byte,
+        proportional_ppm=toll.proportional_ppm,
+        cap_nanodollars=toll.cap_nanodollars,
+    )
+
+
 def _link_plan(link: LinkSection, ceiling: Ceiling) -> LinkPlan:
     toll = link.toll
     return LinkPlan(
@@ -232,12 +245,7 @@ def _link_plan(link: LinkSection, ceiling: Ceiling) -> LinkPlan:
         peer=Peer(link.peer),
         peer_as=link.peer_as,
         max_amount_nanodollars=link.max_amount_nanodollars,
-        toll=TollSchedule(
-            fixed_nanodollars_per_packet=toll.fixed_nanodollars_per_packet,
-            fixed_picodollars_per_byte=toll.fixed_picodollars_per_byte,
-            proportional_ppm=toll.proportional_ppm,
-            cap_nanodollars=toll.cap_nanodollars,
-        ),
+        toll=schedule_of(toll),
         congestion=toll.congestion,
         target_utilisation_ppm=toll.target_utilisation_ppm,
         rate_bit_s=link.rate_bit_s,
@@ -263,7 +271,10 @@ def _tunnel_of(link: LinkSection) -> tuple[bytes, bytes] | None:
 def _route_plan(route: RouteSection) -> RoutePlan:
     return RoutePlan(
         prefix=ip_network(route.prefix),
-        alternatives=tuple(AlternativePlan(number=item.number, link=item.link) for item in route.alternatives),
+        alternatives=tuple(
+            AlternativePlan(number=item.number, link=item.link, available=item.available) for item in route.alternatives
+        ),
+        default=route.default,
     )
 
 
@@ -377,6 +388,10 @@ def _check_alternatives(path: Path, key: str, route: RouteSection, version: int,
     numbers = [item.number for item in route.alternatives]
     if len(set(numbers)) != len(numbers):
         raise ConfigurationError(path, f"{key}.alternatives", "a number is used twice", "number them 1, 2, …")
+    if route.default and route.default not in numbers:
+        raise ConfigurationError(path, f"{key}.default", f"no alternative {route.default}", f"there are: {numbers}")
+    if not any(item.available for item in route.alternatives):
+        raise ConfigurationError(path, f"{key}.alternatives", "all are withdrawn", "leave one, or take the route out")
     for item in route.alternatives:
         if item.link not in names:
             known = ", ".join(sorted(names))

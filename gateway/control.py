@@ -22,6 +22,7 @@ from billpay.mac import epoch_of
 from billpay.messages import (
     AgreementRequest,
     Identity,
+    IntroducedOads,
     PriceQuote,
     Problem,
     Signed,
@@ -97,6 +98,8 @@ class ControlApi:
         neighbours: Neighbours,
         grants: GrantDesk,
         published: Published,
+        told: Callable[[Neighbour], IntroducedOads],
+        introduced: Callable[[Neighbour, IntroducedOads], IntroducedOads],
         quote: Callable[[str, int, int], Awaitable[PriceQuote]],
         clock: Callable[[], int],
     ) -> None:
@@ -105,6 +108,8 @@ class ControlApi:
         self._neighbours = neighbours
         self._grants = grants
         self._published = published
+        self._told = told
+        self._introduced = introduced
         self._quote = quote
         self._unix_s = clock
         self._streams = 0
@@ -122,6 +127,8 @@ class ControlApi:
         application.router.add_get("/v1/tariff/stream", self._stream_tariff)
         application.router.add_get("/v1/price", self._get_price)
         application.router.add_get("/v1/oads", self._get_oads)
+        application.router.add_get("/v1/oads/introduced", self._get_introduced)
+        application.router.add_post("/v1/oads/introduced", self._post_introduced)
         application.router.add_post("/v1/statements", self._post_statement)
         application.router.add_post("/v1/settlements", self._post_settlement)
         return application
@@ -231,6 +238,13 @@ class ControlApi:
     async def _get_oads(self, request: web.Request) -> web.Response:
         self._caller(request)
         return _json(self._published.oads)
+
+    async def _get_introduced(self, request: web.Request) -> web.Response:
+        return _json(self._told(self._caller(request)))
+
+    async def _post_introduced(self, request: web.Request) -> web.Response:
+        caller = self._caller(request)
+        return _json(self._introduced(caller, await _body(request, IntroducedOads)))
 
     # --- accounts ---------------------------------------------------------------------------------------------------
 

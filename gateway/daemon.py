@@ -33,7 +33,7 @@ from dataplane.rules import restore
 from dataplane.service import report_fault, serve
 from dataplane.startup import prepare
 from dataplane.supervisor import ReaderSupervisor, ReaderUnavailable
-from gateway.admin import AdminServer, GatewayStatus
+from gateway.admin import AdminServer, GatewayStatus, Reloaded
 from gateway.commands import Alarm, Answer, AskReport, Command, Report, SetLink, Tick
 from gateway.configuration import Configuration, listen_address, load, plan_of, pricing_of
 from gateway.control import ControlApi, Published
@@ -45,8 +45,10 @@ from gateway.neighbours import Neighbour, Neighbours
 from gateway.plan import MarkingRule
 from gateway.publishing import descriptions_of, quote, tariff_of
 from gateway.pushing import Load, PricePusher
+from gateway.relaying import Relay
 from gateway.routing import Routes
 from gateway.status import status_of, total
+from gateway.terms import changes, commands_for
 from neighbour.book import Book
 from neighbour.calling import Caller
 from neighbour.exchange import LinkExchange, book_node_counters
@@ -97,6 +99,13 @@ class Gateway:
         self._prices = self._make_prices()
         self._published = Published()
         self._publish_serial = 0
+        self._reloading = asyncio.Lock()
+        self._relay = Relay(
+            own_as=configuration.gateway.as_number,
+            identity=self._identity,
+            neighbours=self._neighbours,
+            published=self._published,
+        )
         self._supervisor = ReaderSupervisor(
             [sys.executable, "-m", "gateway.reader", str(config_path.resolve())],
             counters_path=self._counters_path,
@@ -134,7 +143,7 @@ class Gateway:
             stack.callback(self._book.close)
             stack.callback(self._grant_store.close)
             stack.callback(self._close_counters)
-            admin = AdminServer(self._configuration.admin_socket, self.status, self.set_mark_price)
+            admin = AdminServer(self._configuration.admin_socket, self.status, self.set_mark_price, self.reload)
             await admin.start()
             stack.push_async_callback(admin.stop)
             runner = await self._listen()
@@ -161,6 +170,8 @@ class Gateway:
             neighbours=self._neighbours,
             grants=self._grants,
             published=self._published,
+            told=self._relay.told,
+            introduced=self._relay.exchange,
             quote=self._quote,
             clock=lambda: int(time.time()),
         )
@@ -191,7 +202,10 @@ class Gateway:
                 group.create_task(self._prices.work())
             for neighbour in self._neighbours.by_link.values():
                 if neighbour.role is Role.CALLER:
-                    group.create_task(self._caller(neighbour).run())
+                    caller = self._caller(neighbour)
+                    group.create_task(caller.run())
+                    interval_s = self._configuration.settlement.interval_s
+                    group.create_task(self._relay.keep_introducing(neighbour, caller.client, interval_s))
 
     # --- the packet core --------------------------------------------------------------------------------------------
 
@@ -202,7 +216,8 @@ class Gateway:
 
     def _snapshot(self) -> list[bytes]:
         """What a fresh packet core has to know: the time, the links, the grants."""
-        commands: list[Command] = [Tick(), *self._neighbours.states(), *self._grants.snapshot()]
+        terms = commands_for(self._configuration)  # the file may have been changed and not reloaded
+        commands: list[Command] = [Tick(), *terms, *self._neighbours.states(), *self._grants.snapshot()]
         return [msgspec.json.encode(command) for command in commands]
 
     def _on_event(self, data: bytes) -> None:
@@ -367,6 +382,25 @@ class Gateway:
         if self._prices is None:
             raise LocalProtocolError('marks have no price here: the tariff is not of the kind "per-mark"')
         return self._prices.set_price(nanodollars_per_mark)
+
+    async def reload(self) -> Reloaded:
+        """Takes in the tolls, alternatives and the preference of the file, and publishes them, all at once.
+
+        Raises ConfigurationError, or LocalProtocolError for a change that needs a restart; then all is as before.
+        """
+        configuration = load(self._config_path)
+        changed = changes(self._configuration, configuration)
+        plan = plan_of(configuration)
+        async with self._reloading:
+            self._configuration, self._plan, self._routes = configuration, plan, Routes(plan.routes)
+            congestion: dict[str, int] = {}
+            with contextlib.suppress(ReaderUnavailable):  # the next one has it from its snapshot
+                for command in commands_for(configuration):
+                    await self.ask(command)
+                congestion = await self._congestion()
+            await self._publish_now(congestion)
+        LOG.info("read again: %s", ", ".join(changed) or "nothing changed")
+        return Reloaded(changed=changed, serial=self._publish_serial)
 
     async def status(self) -> GatewayStatus:
         """Everything that is known, for the admin socket."""

@@ -12,7 +12,9 @@ was retained next.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
+from ipaddress import ip_network
 from typing import assert_never
 
 import msgspec
@@ -51,14 +53,16 @@ from gateway.commands import (
     OpenGrant,
     Refused,
     Report,
+    RouteTerms,
     SetLink,
+    SetTerms,
     Tick,
 )
 from gateway.control_traffic import is_control
 from gateway.egress import HELD_PACKETS_MAX, PRICE_PERIOD_NS, Held, LinkState
 from gateway.marking import is_ect, with_ce
 from gateway.payments import Grants, Unpaid
-from gateway.plan import GatewayPlan, HostRole, Peer, Queueing
+from gateway.plan import GatewayPlan, HostRole, Peer, Queueing, RoutePlan
 from gateway.routing import Alternative, Route, Routes
 from gateway.scheduler import Waiting
 from gateway.tunnelling import Nothing
@@ -515,10 +519,26 @@ class GatewayCore:
                 link = self.links[command.link]
                 link.agreed, link.in_default = command.agreed, command.in_default
                 return Done()
+            case SetTerms():
+                self._set_terms(command)
+                return Done()
             case AskReport():
                 links = tuple(_report(link, now_ns) for link in self.links.values())
                 return Report(links=links, open_grants=len(self.grants))
         assert_never(command)
+
+    def _set_terms(self, terms: SetTerms) -> None:
+        """From the next packet on; what waits has paid, and leaves as it was decided."""
+        for toll in terms.tolls:
+            self.links[toll.link].set_toll(
+                toll.schedule, congestion=toll.congestion, target_utilisation_ppm=toll.target_utilisation_ppm
+            )
+        changed = {ip_network(route.prefix): route for route in terms.routes}
+        routes = tuple(_under(route, changed.get(route.prefix)) for route in self._plan.routes)
+        honours = terms.honours_preferences
+        self._plan = dataclasses.replace(self._plan, routes=routes, honours_preferences=honours)
+        self._routes = Routes(routes)
+        self._plain_ways.clear()
 
     def _open(self, command: OpenGrant, now_ns: int) -> Answer:
         grant, ingress = command.grant, self.links[command.link]
@@ -554,6 +574,15 @@ class GatewayCore:
         return [
             msgspec.json.encode(Alarm(kind=kind, link=link, count=self._alarms.pop((kind, link)))) for kind, link in due
         ]
+
+
+def _under(route: RoutePlan, terms: RouteTerms | None) -> RoutePlan:
+    if terms is None:
+        return route
+    alternatives = tuple(
+        dataclasses.replace(item, available=item.number not in terms.withdrawn) for item in route.alternatives
+    )
+    return dataclasses.replace(route, alternatives=alternatives, default=terms.default)
 
 
 def has_whole_ip_header(payload: bytes) -> bool:

@@ -5,11 +5,12 @@ Decides nothing by itself beyond wiring the pure parts of `billpay` and the sche
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import NamedTuple
 
 from billpay.header import MAX_AMOUNT_NANODOLLARS, last_gateway_field
 from billpay.marking import Marking
-from billpay.tolls import CongestionSettings, CongestionToll, EgressToll
+from billpay.tolls import CongestionSettings, CongestionToll, EgressToll, TollSchedule
 from dataplane.port import Counters, Inject, Verdict
 from gateway.marking import marking_of
 from gateway.plan import LinkPlan, Peer
@@ -85,17 +86,18 @@ class LinkState:
                 overhead_bytes=plan.overhead_bytes,
             )
         )
-        if plan.congestion:
-            cap = plan.toll.cap_nanodollars
-            ceiling = plan.max_amount_nanodollars if cap is None else cap
-            self.congestion = CongestionToll(
-                CongestionSettings.for_cap(
-                    capacity_bit_s=plan.rate_bit_s,
-                    cap_picodollars=ceiling * 1000,
-                    period_ns=PRICE_PERIOD_NS,
-                    target_utilisation_ppm=plan.target_utilisation_ppm,
-                )
-            )
+        self.congestion = _congestion_toll(plan, 0)
+
+    def set_toll(self, schedule: TollSchedule, *, congestion: bool, target_utilisation_ppm: int) -> None:
+        """For packets from now on. What was already carried over stays owed; a congestion toll goes on from where it
+        is."""
+        self.plan = replace(
+            self.plan, toll=schedule, congestion=congestion, target_utilisation_ppm=target_utilisation_ppm
+        )
+        before = self.toll
+        self.toll = EgressToll(schedule, carry_picodollars=before.carry_picodollars)
+        self.congestion = None if self.scheduler is None else _congestion_toll(self.plan, before.congestion_picodollars)
+        self.toll.congestion_picodollars = 0 if self.congestion is None else self.congestion.picodollars
 
     def on_price_period(self) -> None:
         """Moves the congestion toll by what arrived since the last period."""
@@ -104,3 +106,17 @@ class LinkState:
                 arrived_bytes=self.arrived_bytes, backlog_bytes=self.scheduler.backlog_bytes
             )
         self.arrived_bytes = 0
+
+
+def _congestion_toll(plan: LinkPlan, picodollars: int) -> CongestionToll | None:
+    if not plan.congestion:
+        return None
+    cap = plan.toll.cap_nanodollars
+    ceiling = plan.max_amount_nanodollars if cap is None else cap
+    settings = CongestionSettings.for_cap(
+        capacity_bit_s=plan.rate_bit_s,
+        cap_picodollars=ceiling * 1000,
+        period_ns=PRICE_PERIOD_NS,
+        target_utilisation_ppm=plan.target_utilisation_ppm,
+    )
+    return CongestionToll(settings, picodollars=min(picodollars, settings.cap_picodollars))

@@ -106,12 +106,14 @@ class AlternativePlan:
 
     number: int
     link: str
+    available: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RoutePlan:
     prefix: IPv4Network | IPv6Network
     alternatives: tuple[AlternativePlan, ...]
+    default: int = 0  # the number of the alternative that is taken unless asked otherwise; 0: the first
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -90,7 +90,10 @@ def _alternatives(
             number=item.number,
             title=item.title,
             delay_ns=None if item.delay_ms is None else item.delay_ms * NS_PER_MS,
-            toll_nanodollars=_whole_toll(links[item.link], congestion.get(item.link, 0)),
+            toll_nanodollars=_whole_toll(links[item.link], congestion.get(item.link, 0))
+            if item.toll_nanodollars is None
+            else item.toll_nanodollars,
+            available=item.available,
         )
         for item in route.alternatives
     ]

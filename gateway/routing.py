@@ -1,7 +1,8 @@
 """Where a packet goes: longest prefix match, then the choice among the alternatives that the route offers.
 
 Decides the egress link and the ISP-OAD; refuses to know payments.  A user-OAD is a wish: the wanted choice if it
-exists, else the first alternative that is not undesirable, else the first of all.  Source: Bill-Pay 2.2.  Pure.
+exists, else the first alternative that is not undesirable, else the first of all; the route's default comes first.
+A withdrawn alternative does not exist. Source: Bill-Pay 2.2.  Pure.
 """
 
 from __future__ import annotations
@@ -86,7 +87,9 @@ class Routes:
 
 
 def _route_of(plan: RoutePlan) -> Route:
-    alternatives = tuple(Alternative(item.number, item.link, index) for index, item in enumerate(plan.alternatives))
+    offered = [(index, item) for index, item in enumerate(plan.alternatives) if item.available]
+    offered.sort(key=lambda each: each[1].number != plan.default)  # the others stay in their order
+    alternatives = tuple(Alternative(item.number, item.link, index) for index, item in offered)
     bitmap = ISP_WRITTEN
     for item in alternatives:
         bitmap |= 1 << (item.number - 1)

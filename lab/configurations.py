@@ -183,12 +183,15 @@ class Configurations:
                         "via": self._plan.end(item.via, node.name).address(version),
                         "title": item.title,
                         **({"delay_ms": int(item.delay_ms)} if item.delay_ms is not None else {}),
+                        **({} if item.toll_nanodollars is None else {"toll_nanodollars": item.toll_nanodollars}),
+                        "available": item.available,
                     }
                     for item in offered
                 ]
                 prefix = f"{host.address(version)}/{32 if version == 4 else 128}"
                 only: list[Table] = [{"number": 1, "link": self._egress(node.name, first)}]
-                routes.append({"prefix": prefix, "alternatives": alternatives or only})
+                default = next((item.number for item in offered if item.default), 0)
+                routes.append({"prefix": prefix, "default": default, "alternatives": alternatives or only})
         return routes
 
     def _routes_to_cables(self, node: Node) -> list[Table]:

@@ -7,6 +7,7 @@ Decides: when all of them are ready.  Everything goes through files, command lin
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import re
 import signal
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import IO
 
 from billpay.errors import EnvironmentFault
+from gateway.admin import reload
 from lab.audit import LEGACY, ask_agent, ask_gateway, gateway_books, host_books
 from lab.books import NodeBooks
 from lab.configurations import (
@@ -34,6 +36,7 @@ from lab.configurations import (
 )
 from lab.namespaces import Network, end_process
 from lab.plan import Plan
+from lab.topology import Node, Scenario
 from neighbour.identity import NodeIdentity
 from secretary.keys.keeper import SEALED_FILE, Keeper
 
@@ -96,6 +99,7 @@ class Daemons:
         self._progress = progress
         self._check: Callable[[], None] = lambda: None
         self._daemons: dict[tuple[str, str], Daemon] = {}
+        self._certificates: dict[tuple[str, str], str] = {}
         self._last_books: dict[str, NodeBooks] = {}
 
     # --- start, faults, end -----------------------------------------------------------------------------------------
@@ -127,6 +131,12 @@ class Daemons:
         end_process(daemon.running, patience_s=0.0)
         self._spawn(daemon)
         self._await_ready(daemon, time.monotonic() + START_S)
+
+    def change(self, node: str, scenario: Scenario) -> None:
+        """The node's gateway reads its file again, as it would be for this scenario."""
+        plan = dataclasses.replace(self._plan, scenario=scenario)
+        self._write(scenario.node(node), GATEWAY, self._configurations_for(plan))
+        asyncio.run(reload(self._places.admin_socket(node)))
 
     def main_pid(self, node: str) -> int:
         return self._main(node).running.pid
@@ -198,20 +208,13 @@ class Daemons:
         """Everybody's identity first, since the files name each other's certificates."""
         scenario = self._plan.scenario
         places = [(node, role, self._places.of(node.name, role)) for node in scenario.nodes for role in roles_of(node)]
-        certificates = {
+        self._certificates = {
             (node.name, role): str(_identity_of(node.name, role, directory).certificate_path)
             for node, role, directory in places
         }
-        configurations = Configurations(
-            self._plan,
-            family=self._family,
-            places=self._places,
-            certificate=lambda node, role: certificates[node, role],
-        )
-        for node, role, directory in places:
-            path = directory / f"{role}.toml"
-            table = with_more(configurations.table(node, role), self._more.get((node.name, role), {}))
-            path.write_text(to_toml(table), encoding="utf-8")
+        configurations = self._configurations_for(self._plan)
+        for node, role, _ in places:
+            path = self._write(node, role, configurations)
             self._daemons[node.name, role] = Daemon(
                 node=node.name,
                 role=role,
@@ -219,11 +222,29 @@ class Daemons:
                 log_path=self._directory / f"{node.name}-{role}.log",
             )
 
+    def _configurations_for(self, plan: Plan) -> Configurations:
+        return Configurations(
+            plan,
+            family=self._family,
+            places=self._places,
+            certificate=lambda node, role: self._certificates[node, role],
+        )
+
+    def _write(self, node: Node, role: str, configurations: Configurations) -> Path:
+        path = self._places.of(node.name, role) / f"{role}.toml"
+        table = with_more(configurations.table(node, role), self._more.get((node.name, role), {}))
+        path.write_text(to_toml(table), encoding="utf-8")
+        return path
+
     def tracebacks(self) -> tuple[str, ...]:
         """What the logs show of our own bugs: one line for each kind at each daemon."""
         found: dict[str, None] = {}
         for daemon in self._daemons.values():
-            text = daemon.log_path.read_text(encoding="utf-8", errors="replace") if daemon.log else ""
+            try:
+                text = daemon.log_path.read_text(encoding="utf-8", errors="replace") if daemon.log else ""
+            except OSError as fault:  # somebody tidied up behind our back: nobody can say any more what was in it
+                found[f"{daemon.role} of {daemon.node}: no log to look at: {fault.strerror}"] = None
+                continue
             found |= dict.fromkeys(f"{daemon.role} of {daemon.node}: {line}" for line in exceptions_in(text))
         return tuple(found)
 

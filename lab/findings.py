@@ -15,7 +15,9 @@ from lab.topology import (
     Answered,
     AnyExpectation,
     Faster,
+    Found,
     Loss,
+    Moves,
     Packets,
     Passes,
     Scenario,
@@ -79,6 +81,10 @@ def _expected(expectation: AnyExpectation, report: Report, scale: float) -> Find
             return _passes(expectation, report)
         case Answered():
             return _answered(expectation, report)
+        case Moves():
+            return _moves(expectation, report)
+        case Found():
+            return _found(expectation, report)
         case Packets():
             wanted = _fewer(expectation.at_least, scale)
             return Finding(
@@ -161,6 +167,35 @@ def _answered(expectation: Answered, report: Report) -> Finding:
         what=f"at least {expectation.at_least_percent:g} % of the requests “{expectation.exchange}” are answered",
         ok=sent > 0 and 100 * answered >= expectation.at_least_percent * sent,
         detail=f"{answered:,} of {sent:,}",
+    )
+
+
+def _moves(expectation: Moves, report: Report) -> Finding:
+    link = link_text(*expectation.link)
+    found = next(
+        one
+        for one in report.moves
+        if (one.exchange, one.after, one.back) == (expectation.exchange, expectation.after, expectation.back)
+        and one.link == link
+    )
+    verb = "back to at least" if expectation.back else "below"
+    in_time = found.moved_ms is not None and found.moved_ms <= 1000 * expectation.within_s
+    limit = f"{expectation.within_s:g} s"
+    if expectation.within_round_trips is not None:
+        limit += f" and {expectation.within_round_trips:g} round trips"
+        in_time = in_time and (found.round_trips or 0.0) <= expectation.within_round_trips
+    what = f"after “{expectation.after}” the share of {link} is {verb} {expectation.percent:g} % within {limit}"
+    return Finding(what=what, ok=in_time, detail=found.said)
+
+
+def _found(expectation: Found, report: Report) -> Finding:
+    key = expectation.by, expectation.isp, expectation.kind, expectation.after
+    found = next(one for one in report.found if (one.by, one.isp, one.kind, one.after) == key)
+    in_time = found.found_ms is not None and found.found_ms <= 1000 * expectation.within_s
+    return Finding(
+        what=f"{found.by} finds within {expectation.within_s:g} s of “{found.after}” that {found.isp} {found.kind}",
+        ok=in_time,
+        detail="it did not" if found.found_ms is None else f"after {found.found_ms:.0f} ms: {found.evidence}",
     )
 
 

@@ -19,6 +19,7 @@ from lab.measures import (
     node_results,
     unexplained,
 )
+from lab.moving import found_results, move_results
 from lab.plan import Plan
 from lab.report import ExchangeResult, FollowedPacket, LossResult, Report, SettlementResult, TransferResult, WireResult
 from lab.steps import Outcome
@@ -77,6 +78,8 @@ def make_report(
         tracebacks=tracebacks,
         findings=(),
         directory=directory,
+        moves=move_results(plan, outcome, tallies, exchanges),
+        found=found_results(plan, outcome),
     )
     return report.with_findings(findings_of(scenario, report, scale=scale))
 

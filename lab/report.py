@@ -150,6 +150,41 @@ class WireResult(ReportValue, frozen=True, kw_only=True):
         )
 
 
+class MoveResult(ReportValue, frozen=True, kw_only=True):
+    """How an exchange's packets left a link after a change, or came back to it. None: it did not happen."""
+
+    exchange: str
+    link: str
+    after: str  # the step's name
+    back: bool
+    percent: float
+    before_percent: float | None  # its share just before the step
+    noticed_ms: float | None  # after the step: when the sender's agent said so; None: it said nothing
+    moved_ms: float | None  # after the step: when the share was below, or above, `percent`
+    round_trip_ms: float | None
+    round_trips: float | None  # from when it was noticed, else from the step
+
+    @property
+    def said(self) -> str:
+        noticed = "" if self.noticed_ms is None else f"noticed after {self.noticed_ms:.0f} ms, "
+        if self.moved_ms is None:
+            before = "–" if self.before_percent is None else f"{self.before_percent:g}"
+            return f"{noticed}did not happen; the share before the step was {before} %"
+        trips = "" if self.round_trips is None else f", {self.round_trips:g} round trips"
+        return f"{noticed}done {self.moved_ms:.0f} ms after the step{trips}"
+
+
+class FoundResult(ReportValue, frozen=True, kw_only=True):
+    """What an agent says that an ISP does, and when it first said so."""
+
+    by: str
+    isp: str
+    kind: str
+    after: str  # the step's name
+    found_ms: float | None  # after the step; None: it did not
+    evidence: str
+
+
 class Finding(ReportValue, frozen=True, kw_only=True):
     """Something that a run checks; `ok` False makes the command fail."""
 
@@ -178,10 +213,12 @@ class Report(ReportValue, frozen=True, kw_only=True):
     settlements: tuple[SettlementResult, ...]
     wires: tuple[WireResult, ...]
     tap_drops: int
-    events: tuple[str, ...]  # kills, restarts, impairments
+    events: tuple[str, ...]  # kills, restarts, impairments, changes
     tracebacks: tuple[str, ...]  # bugs of ours that the daemons' logs show
     findings: tuple[Finding, ...]
     directory: str  # of logs and captures, "" when they were thrown away
+    moves: tuple[MoveResult, ...] = ()
+    found: tuple[FoundResult, ...] = ()
 
     @property
     def ok(self) -> bool:

@@ -22,17 +22,18 @@ from lab.books import NodeBooks
 from lab.daemons import Daemons
 from lab.measures import Hop, cable_label, payment_links, tunnel_way
 from lab.namespaces import Network, gain_privilege
+from lab.noticing import Noticing
 from lab.outcome import make_report
 from lab.plan import Plan, make_plan
 from lab.report import Report
 from lab.scenarios import find_scenario
 from lab.steps import Interrupted, Steps
 from lab.taps import Orders, TapReport, Taps, Watch
-from lab.topology import Scenario
+from lab.topology import Exchange, Found, Moves, NodeKind, Scenario
 from lab.wire import Wires
 from lab.wiring import start_wires
 
-_SETTLE_INTERVALS = 6  # statement intervals that the books may take to agree
+_SETTLE_INTERVALS = 10  # statement intervals that the books may take to agree
 _SETTLE_POLL_S = 0.5
 _IN_FLIGHT_S = 0.5
 _PREFIX = "hostagent-lab-"
@@ -133,7 +134,9 @@ class _Run:
                     stop=self._stop,
                 )
             )
+            watched = {node: open_things.enter_context(Noticing(daemons.socket_of(node))) for node in self._movers()}
             outcome = steps.run()
+            outcome.said |= {node: noticing.said for node, noticing in watched.items()}
             books, tap_report = self._settle(daemons, taps, steps)
             drops = _queue_drops(network)
             wire_reports = wires.report() if wires else []
@@ -151,6 +154,13 @@ class _Run:
             scale=self._scale,
             directory=str(self.directory) if self._keep else "",
         )
+
+    def _movers(self) -> set[str]:
+        """Hosts whose packets are expected to move, or who find something out: their agents say when they know."""
+        moving = {item.exchange for item in self.scenario.expect if isinstance(item, Moves)}
+        sources = {s.source for s in self.scenario.steps if isinstance(s, Exchange) and s.name in moving}
+        sources |= {item.by for item in self.scenario.expect if isinstance(item, Found)}
+        return {name for name in sources if self.scenario.node(name).kind is NodeKind.HOST}
 
     def _check(self) -> None:
         if self._stop.is_set():

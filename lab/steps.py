@@ -17,18 +17,25 @@ from typing import IO, Protocol, assert_never
 
 import msgspec
 
+from lab.changing import after, said
 from lab.namespaces import Network, end_process
+from lab.noticing import Said
 from lab.plan import Plan
 from lab.topology import (
     AnyStep,
+    Charge,
+    Describe,
     Exchange,
     Fetch,
     Flood,
+    Heed,
     Impair,
     Kill,
     Pause,
     Restart,
+    Scenario,
     Stop,
+    Swallow,
     Transfers,
 )
 from lab.traffic import Counted
@@ -41,6 +48,7 @@ _FLOOD_S = 86_400
 _TICK_S = 0.05
 _ANSWER_S = 3.0  # an asker has this long to print its count once it should have ended
 _FETCH_S = 60.0
+_ALL_PPM = 1_000_000
 
 Progress = Callable[[str], None]
 
@@ -55,6 +63,8 @@ class Faults(Protocol):
     def kill(self, node: str, signal_name: str) -> None: ...
 
     def restart(self, node: str) -> None: ...
+
+    def change(self, node: str, scenario: Scenario) -> None: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,6 +85,8 @@ class Outcome:
     exchanges: list[tuple[str, int, Counted]] = field(default_factory=list)  # name, stream, counts
     transfers: list[Transferred] = field(default_factory=list)
     events: list[str] = field(default_factory=list)
+    changed_ns: dict[str, int] = field(default_factory=dict)  # named changes, in unix nanoseconds as the taps count
+    said: dict[str, list[Said]] = field(default_factory=dict)  # by node: what its agent had chosen, and since when
 
 
 class Steps:
@@ -94,6 +106,7 @@ class Steps:
     ) -> None:
         self._network = network
         self._plan: Plan = network.plan
+        self._scenario = network.plan.scenario  # as it is now, after the steps that changed it
         self._family = family
         self._faults = faults
         self._wires = wires
@@ -154,6 +167,15 @@ class Steps:
                 self._fetch(step)
             case Impair():
                 self._impair(step)
+            case Charge() | Describe() | Heed():
+                self._scenario = after(self._scenario, step)
+                self._changed(step.name, lambda: self._faults.change(step.node, self._scenario))
+                self._event(said(step))
+            case Swallow():
+                self._changed(step.name, lambda: self._swallow(step))
+                self._event(
+                    f"{step.share_ppm / 1e4:g} % of what {step.link[0]} was paid to carry on to {step.link[1]} vanishes"
+                )
             case Kill():
                 self._faults.kill(step.node, step.signal)
                 self._event(f"SIG{step.signal} to the daemon of {step.node}")
@@ -230,7 +252,7 @@ class Steps:
         )
         payload_bytes = step.packet_bytes - _IP_AND_UDP_BYTES[self._family]
         destination = self._plan.address(step.destination, self._family)
-        numbers = [step.port, step.packets_per_s, payload_bytes, round(seconds, 3), number]
+        numbers = [step.port, step.packets_per_s, payload_bytes, round(seconds, 3), number, step.flows]
         process = self._program(step.source, "ask", destination, *map(str, numbers))
         asking = (step.name, number, time.monotonic() + seconds + _ANSWER_S, process)
         self._asking.append(asking)
@@ -309,11 +331,34 @@ class Steps:
             return
         cable = self._plan.cable(*step.link)
         harm = harm_of(delay_ms=step.delay_ms, loss_ppm=step.loss_ppm, reorder_ppm=step.reorder_ppm)
-        self._wires.change(wire_name(*(end.node for end in cable.ends)), harm)
+        wires, name = self._wires, wire_name(*(end.node for end in cable.ends))
+        self._changed(step.name, lambda: wires.change(name, harm))
         self._event(
             f"link {'–'.join(step.link)}: {step.delay_ms:g} ms, {step.loss_ppm / 1e4:g} % lost, "
             f"{step.reorder_ppm / 1e4:g} % overtaken"
         )
+
+    def _changed(self, name: str, change: Callable[[], object]) -> None:
+        if name:
+            self.outcome.changed_ns[name] = time.time_ns()
+        change()
+
+    def _swallow(self, step: Swallow) -> None:
+        """Where the packets arrive, before anybody there counts them; what was there of it before goes."""
+        sender, receiver = step.link
+        table = f"inet lab_swallow_{sender}"
+        rules = [f"add table {table}", f"delete table {table}"]
+        if step.share_ppm:
+            lot = f'iifname "{self._plan.end(receiver, sender).interface}"'
+            if step.share_ppm < _ALL_PPM:
+                lot += f" numgen random mod {_ALL_PPM} < {step.share_ppm}"
+            rules += [
+                f"add table {table}",
+                f"add chain {table} arriving {{ type filter hook prerouting priority -350; }}",
+                f"add rule {table} arriving ip hdrlength > 5 {lot} drop",
+                f"add rule {table} arriving ip6 nexthdr 0 {lot} drop",
+            ]
+        self._network[receiver].run(["nft", "-f", "-"], stdin="\n".join(rules) + "\n")
 
     def _event(self, what: str) -> None:
         line = f"{time.monotonic() - self.start_s:.1f} s: {what}"

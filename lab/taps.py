@@ -75,6 +75,7 @@ class TallyReport(msgspec.Struct, frozen=True, kw_only=True):
     passed_nanodollars: int
     malformed: int
     followed: tuple[tuple[int, int, int], ...]  # (stream, sequence, amount)
+    moments: tuple[tuple[int, int, int], ...] = ()  # (stream, unix time in MOMENT_NS, packets)
 
 
 class EndReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -166,7 +167,7 @@ class Tap:
             step, second, nanosecond, stored, whole, _, mac, _ = _FRAME_HEADER.unpack_from(ring, at)
             frame = ring[at + mac : at + mac + stored]
             outgoing = ring[at + _PACKET_TYPE_OFFSET] == _PACKET_OUTGOING
-            (sent if outgoing else received).count(parse_frame(frame))
+            (sent if outgoing else received).count(parse_frame(frame), second * 1_000_000_000 + nanosecond)
             if self._file is not None:
                 self._file.write(frame, second=second, nanosecond=nanosecond, whole_bytes=whole)
             at += step
@@ -200,6 +201,7 @@ def _tally_report(tally: Tally) -> TallyReport:
         passed_nanodollars=tally.passed_nanodollars,
         malformed=tally.malformed,
         followed=tuple((stream, sequence, amount) for (stream, sequence), amount in tally.followed.items()),
+        moments=tuple((stream, at, n) for stream, counts in tally.moments.items() for at, n in counts.items()),
     )
 
 

@@ -113,8 +113,10 @@ class Alternative(ScenarioValue, frozen=True, kw_only=True):
     number: Annotated[int, msgspec.Meta(ge=1, le=11)]
     via: NodeName
     title: Annotated[str, msgspec.Meta(max_length=60)] = ""
-    delay_ms: Annotated[float, msgspec.Meta(ge=0, le=10_000)] | None = None
-    toll_nanodollars: Amount | None = None
+    delay_ms: Annotated[float, msgspec.Meta(ge=0, le=10_000)] | None = None  # what is promised
+    toll_nanodollars: Amount | None = None  # what is promised; None: the toll of the link that it leaves by
+    available: bool = True
+    default: bool = False  # what packets take for which nothing is asked; none: the one by the ISP's own route
 
 
 class Tunnel(ScenarioValue, frozen=True, kw_only=True):
@@ -159,6 +161,7 @@ class Exchange(Step, frozen=True, kw_only=True, tag="exchange"):
     port: Port
     packets_per_s: Annotated[int, msgspec.Meta(ge=1, le=20_000)]
     packet_bytes: Annotated[int, msgspec.Meta(ge=60, le=1400)] = 200
+    flows: Annotated[int, msgspec.Meta(ge=1, le=100)] = 1  # source ports that take turns
     seconds: Seconds
     background: bool = False
 
@@ -192,6 +195,7 @@ class Fetch(Step, frozen=True, kw_only=True, tag="fetch"):
 class Impair(Step, frozen=True, kw_only=True, tag="impair"):
     """Changes what a link's wire process does from now on."""
 
+    name: str = ""  # by which an expectation means this step
     link: tuple[NodeName, NodeName]
     delay_ms: Annotated[float, msgspec.Meta(ge=0, le=2000)] = 0
     loss_ppm: PartsPerMillion = 0
@@ -209,7 +213,52 @@ class Restart(Step, frozen=True, kw_only=True, tag="restart"):
     node: NodeName
 
 
-AnyStep = Pause | Flood | Stop | Exchange | Transfers | Fetch | Impair | Kill | Restart
+class Charge(Step, frozen=True, kw_only=True, tag="charge"):
+    """An ISP's toll on the link to its neighbour `towards` is this from now on; it publishes that."""
+
+    name: str = ""
+    node: NodeName
+    toll: Toll
+
+
+class Describe(Step, frozen=True, kw_only=True, tag="describe"):
+    """An ISP's alternative is this from now on: promised, withdrawn, the default. Nobody makes it keep a promise."""
+
+    name: str = ""
+    node: NodeName
+    to: NodeName
+    number: Annotated[int, msgspec.Meta(ge=1, le=11)]
+    delay_ms: Annotated[float, msgspec.Meta(ge=0, le=10_000)] | None = None
+    toll_nanodollars: Amount | None = None
+    available: bool = True
+    default: bool = False
+
+
+class Heed(Step, frozen=True, kw_only=True, tag="heed"):
+    """Whether an ISP follows what users ask for from now on."""
+
+    name: str = ""
+    node: NodeName
+    wishes: bool
+
+
+class Swallow(Step, frozen=True, kw_only=True, tag="swallow"):
+    """Packets with a payment that `link[0]` sent to `link[1]` vanish behind it, when it has taken its toll; 0: no more.
+
+    The lab does it, where the packets arrive: a gateway does not cheat.
+    """
+
+    name: str = ""
+    link: tuple[NodeName, NodeName]
+    share_ppm: PartsPerMillion = 1_000_000
+
+
+Changing = Charge | Describe | Heed
+"""Steps that change what an ISP's own configuration says."""
+
+AnyStep = (
+    Pause | Flood | Stop | Exchange | Transfers | Fetch | Impair | Kill | Restart | Charge | Describe | Heed | Swallow
+)
 
 
 # --- what a run has to show ------------------------------------------------------------------------------------------
@@ -256,6 +305,32 @@ class Answered(Expectation, frozen=True, kw_only=True, tag="answered"):
     at_least_percent: Annotated[float, msgspec.Meta(gt=0, le=100)]
 
 
+class Moves(Expectation, frozen=True, kw_only=True, tag="moves"):
+    """After a step the share of an exchange's packets that leave by a link falls below, or rises to, so much.
+
+    `within_s` is counted from the step; `within_round_trips` from when the sender's agent said that it knows, or from
+    the step where no agent says anything. `back`: rises instead of falls.
+    """
+
+    exchange: str
+    link: tuple[NodeName, NodeName]
+    after: str
+    back: bool = False
+    percent: Annotated[float, msgspec.Meta(ge=0, le=100)] = 10
+    within_s: Annotated[float, msgspec.Meta(gt=0, le=600)]
+    within_round_trips: Annotated[float, msgspec.Meta(gt=0, le=10_000)] | None = None
+
+
+class Found(Expectation, frozen=True, kw_only=True, tag="found"):
+    """So soon after a step a host's agent accuses an ISP, with evidence; the kinds are the cartographer's."""
+
+    by: NodeName
+    isp: NodeName
+    kind: Annotated[str, msgspec.Meta(pattern=r"^(keeps-and-drops|fakes-congestion|lies|ignores)$")]
+    after: str
+    within_s: Annotated[float, msgspec.Meta(gt=0, le=600)]
+
+
 class Packets(Expectation, frozen=True, kw_only=True, tag="packets"):
     """The run's length: paid packets that hosts sent (less, when a run is asked to be shorter)."""
 
@@ -274,7 +349,7 @@ class Settled(Expectation, frozen=True, kw_only=True, tag="settled"):
     at_least: Annotated[int, msgspec.Meta(ge=1)]
 
 
-AnyExpectation = Amounts | Faster | Alike | Passes | Answered | Packets | Loss | Settled
+AnyExpectation = Amounts | Faster | Alike | Passes | Answered | Moves | Found | Packets | Loss | Settled
 
 
 class Scenario(ScenarioValue, frozen=True, kw_only=True):
@@ -345,13 +420,18 @@ def _contradictions(scenario: Scenario) -> Iterator[tuple[str, str]]:
                 yield f"nodes.{node.name}.tolls", f"{node.name} has no link to {toll.towards}"
     hops = [("routes", route.node, route.via) for route in scenario.routes]
     hops += [("alternatives", alternative.node, alternative.via) for alternative in scenario.alternatives]
-    hops += [("steps", *step.link) for step in scenario.steps if isinstance(step, Impair)]
+    hops += [("steps", *step.link) for step in scenario.steps if isinstance(step, Impair | Swallow)]
+    hops += [
+        ("steps", step.node, step.toll.towards)
+        for step in scenario.steps
+        if isinstance(step, Charge) and step.toll.towards
+    ]
     for key, node_name, via in hops:
         if frozenset((node_name, via)) not in cables:
             yield key, f"{node_name} has no link to {via}"
     ways = [*cables, *(frozenset(tunnel.ends) for tunnel in scenario.tunnels)]
     payments = [("figure", *pair) for pair in pairwise(scenario.figure)]
-    payments += [("expect", *item.link) for item in scenario.expect if isinstance(item, Passes | Loss)]
+    payments += [("expect", *item.link) for item in scenario.expect if isinstance(item, Passes | Moves | Loss)]
     for key, node_name, via in payments:
         if frozenset((node_name, via)) not in ways:
             yield key, f"{node_name} has neither a link nor a tunnel to {via}"
@@ -373,9 +453,20 @@ def _unknown_names(scenario: Scenario) -> Iterator[tuple[str, str]]:
     for step in scenario.steps:
         if isinstance(step, Stop) and step.name not in floods:
             yield "steps", f"there is no flood {step.name!r}"
+        if isinstance(step, Charge | Describe | Heed) and scenario.node(step.node).kind is not NodeKind.ISP:
+            yield "steps", f"{step.node} is no ISP"
+        if isinstance(step, Describe) and not any(
+            (item.node, item.to, item.number) == (step.node, step.to, step.number) for item in scenario.alternatives
+        ):
+            yield "steps", f"{step.node} has no alternative {step.number} to {step.to}"
+    named = [step.name for step in scenario.steps if isinstance(step, Impair | Changing | Swallow) and step.name]
+    if len(set(named)) != len(named):
+        yield "steps", "two changes have one name"
     for item in scenario.expect:
         wanted: tuple[str, ...] = ()
-        if isinstance(item, Amounts | Passes | Answered):
+        if isinstance(item, Moves | Found) and item.after not in named:
+            yield "expect", f"there is no change {item.after!r}"
+        if isinstance(item, Amounts | Passes | Answered | Moves):
             wanted, known = (item.exchange,), exchanges
         elif isinstance(item, Faster | Alike):
             wanted = (item.transfer, item.than) if isinstance(item, Faster) else item.transfers
@@ -401,11 +492,13 @@ def _mentions(scenario: Scenario) -> Iterator[tuple[str, str]]:
     yield from (("figure", name) for name in scenario.figure)
     for step in scenario.steps:
         for flow in step.flows if isinstance(step, Transfers) else (step,):
-            for field in ("source", "destination", "node"):
+            for field in ("source", "destination", "node", "to"):
                 if hasattr(flow, field):
                     yield "steps", getattr(flow, field)
-        if isinstance(step, Impair):
+        if isinstance(step, Impair | Swallow):
             yield from (("steps", name) for name in step.link)
     for item in scenario.expect:
-        if isinstance(item, Passes | Loss):
+        if isinstance(item, Passes | Moves | Loss):
             yield from (("expect", name) for name in item.link)
+        if isinstance(item, Found):
+            yield from (("expect", name) for name in (item.by, item.isp))

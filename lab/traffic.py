@@ -6,7 +6,7 @@ the agent pays for their packets or does not). TCP is driven by unmodified progr
 
     python -m lab.traffic flood  DESTINATION PORT PACKETS_PER_S PAYLOAD_BYTES SECONDS
     python -m lab.traffic sink   ADDRESS PORT
-    python -m lab.traffic ask    DESTINATION PORT PACKETS_PER_S PAYLOAD_BYTES SECONDS STREAM
+    python -m lab.traffic ask    DESTINATION PORT PACKETS_PER_S PAYLOAD_BYTES SECONDS STREAM FLOWS
     python -m lab.traffic answer ADDRESS PORT
 
 All but the first two argument words are numbers or addresses. Each prints one line of JSON (`Counted`) when it ends:
@@ -142,11 +142,15 @@ def answer(address: str, port: int) -> Counted:
     return Counted(received=received, received_bytes=received_bytes, sent=sent)
 
 
-def ask(destination: str, port: int, packets_per_s: int, payload_bytes: int, seconds: float, stream: int) -> Counted:
-    """Numbered requests at a steady pace; counts the replies and how long they took."""
+def ask(
+    destination: str, port: int, packets_per_s: int, payload_bytes: int, seconds: float, stream: int, flows: int = 1
+) -> Counted:
+    """Numbered requests at a steady pace, from as many ports as there are flows; counts the replies and how long they
+    took."""
     ending = _Ending()
-    sock = _udp_to(destination, port)
-    sock.setblocking(False)
+    sockets = [_udp_to(destination, port) for _ in range(flows)]
+    for sock in sockets:
+        sock.setblocking(False)
     start_ns = time.monotonic_ns()
     end_ns = start_ns + int(seconds * 1e9)
     pace = Pace(packets_per_s=packets_per_s, start_ns=start_ns)
@@ -159,12 +163,13 @@ def ask(destination: str, port: int, packets_per_s: int, payload_bytes: int, sec
             break
         for _ in range(pace.due(now_ns) if now_ns < end_ns else 0):
             with contextlib.suppress(OSError):
-                sock.send(numbered_payload(stream, sent, payload_bytes))
+                sockets[sent % flows].send(numbered_payload(stream, sent, payload_bytes))
                 sent_at[sent] = time.monotonic_ns()
             sent += 1
         wait_s = pace.wait_s(time.monotonic_ns()) if now_ns < end_ns else _TICK_S
-        select.select([sock], [], [], min(_TICK_S, wait_s))
-        _take_replies(sock, sent_at, times_ns)
+        readable, _, _ = select.select(sockets, [], [], min(_TICK_S, wait_s))
+        for sock in readable:
+            _take_replies(sock, sent_at, times_ns)
     times_ns.sort()
     return Counted(
         sent=sent,
@@ -192,7 +197,7 @@ def _main(arguments: list[str]) -> None:
         "sink": lambda: sink(address, int(numbers[0])),
         "answer": lambda: answer(address, int(numbers[0])),
         "ask": lambda: ask(
-            address, int(numbers[0]), int(numbers[1]), int(numbers[2]), float(numbers[3]), int(numbers[4])
+            address, int(numbers[0]), int(numbers[1]), int(numbers[2]), float(numbers[3]), *map(int, numbers[4:])
         ),
     }
     sys.stdout.buffer.write(msgspec.json.encode(programs[does]()) + b"\n")

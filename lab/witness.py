@@ -11,10 +11,12 @@ a payment on this link. It is counted apart, as `passed`."""
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 ETHERNET_BYTES = 14
+MOMENT_NS = 10_000_000
 TUNNEL_PORT = 7415
 NUMBERED_MAGIC = b"HALAB1"
 """First bytes of a numbered UDP payload; then 2 bytes of stream number and 8 bytes of sequence number."""
@@ -186,8 +188,9 @@ class Tally:
     passed_nanodollars: int = 0
     malformed: int = 0
     followed: dict[tuple[int, int], int] = field(default_factory=dict)  # numbered packet with a header -> amount
+    moments: dict[int, Counter[int]] = field(default_factory=dict)  # stream -> how many of those in each MOMENT_NS
 
-    def count(self, seen: Seen) -> None:
+    def count(self, seen: Seen, at_ns: int = 0) -> None:
         paid = 0
         if seen.malformed:
             self.malformed += 1
@@ -201,3 +204,4 @@ class Tally:
                 self.nanodollars += paid
         if seen.number is not None and seen.amount is not None and len(self.followed) < _MAX_FOLLOWED:
             self.followed[seen.number] = paid
+            self.moments.setdefault(seen.number[0], Counter())[at_ns // MOMENT_NS] += 1

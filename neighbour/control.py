@@ -24,6 +24,7 @@ from billpay.messages import (
     AgreementRequest,
     GrantTerms,
     Identity,
+    IntroducedOads,
     Message,
     PriceQuote,
     Problem,
@@ -120,13 +121,22 @@ class ControlClient:
     async def tariff(self) -> Signed:
         return await self._call("GET", "/v1/tariff", Signed)
 
-    async def price(self, destination: str, size_bytes: int) -> PriceQuote:
-        query = {"destination": destination, "size": str(size_bytes)}
+    async def price(self, destination: str, size_bytes: int, *, amount_nanodollars: int = 0) -> PriceQuote:
+        """For a packet that pays so much: proportional tolls depend on it."""
+        query = {"destination": destination, "size": str(size_bytes), "amount": str(amount_nanodollars)}
         return await self._call("GET", "/v1/price", PriceQuote, query=query)
 
     async def oads(self) -> tuple[Signed, ...]:
         documents: tuple[Signed, ...] = await self._call("GET", "/v1/oads", _OadList)
         return documents
+
+    async def introduced_oads(self) -> IntroducedOads:
+        """Descriptions of other ISPs that it hands on; `billpay.introductions` judges them."""
+        return await self._call("GET", "/v1/oads/introduced", IntroducedOads)
+
+    async def introduce_oads(self, ours: IntroducedOads) -> IntroducedOads:
+        """Between gateways: what each of the two hands on to the other."""
+        return await self._call("POST", "/v1/oads/introduced", IntroducedOads, body=ours)
 
     async def tariff_stream(self) -> AsyncIterator[Signed]:
         """Each tariff as it comes into force, until the neighbour ends the stream. Waits for the next one for ever."""

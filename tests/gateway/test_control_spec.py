@@ -13,6 +13,7 @@ import pytest
 
 from billpay import messages
 from billpay.grants import ReplacementRefusal
+from billpay.introductions import MAX_AGE_S, MAX_DOCUMENT_BYTES, MAX_DOCUMENTS, MAX_DOCUMENTS_OF_AN_AS, MAX_TOLD_BYTES
 from billpay.messages import CONTROL_PORT, Message
 from billpay.settlement import Acceptance
 from gateway.control import BODY_BYTES_MAX, STATUS, STREAMS_MAX, ControlApi
@@ -29,6 +30,7 @@ RAISED = re.compile(r'(?:RemoteProtocolError|Refused)\(\s*(?:code=)?"([a-z-]+)"'
 RETURNED = re.compile(r'return "([a-z]+(?:-[a-z]+)+)"')
 ANSWERING = (
     "gateway/control.py",
+    "gateway/relaying.py",
     "gateway/granting.py",
     "gateway/secretary_keys.py",
     "gateway/neighbours.py",
@@ -62,6 +64,8 @@ def test_every_endpoint_is_there_and_no_other() -> None:
         neighbours=nothing,
         grants=nothing,
         published=nothing,
+        told=nothing,
+        introduced=nothing,
         quote=nothing,
         clock=nothing,
     )
@@ -101,6 +105,9 @@ def test_limits_are_the_codes() -> None:
         f"by itself {CLOSE_AFTER_S} s after its end",
         f"until {REMEMBER_S} s after it",
         f"A chain has at most {MAX_SUCCESSIONS} documents",
+        f"at most {MAX_DOCUMENTS} documents, {MAX_DOCUMENTS_OF_AN_AS} of one AS, of {MAX_DOCUMENT_BYTES:,} bytes each",
+        f"{MAX_TOLD_BYTES:,} bytes of them in one message",
+        f"longer ago than {MAX_AGE_S:,} s",
     ):
         assert text in " ".join(SPEC.split())
 
@@ -119,6 +126,7 @@ def test_every_answer_has_an_example() -> None:
         "Tariff",
         "PriceQuote",
         "OadDescription",
+        "IntroducedOads",
         "Statement",
         "StatementReply",
         "Settlement",

@@ -17,7 +17,7 @@ import pytest
 from gateway_network import paying, plain
 from real_gateway import COMMAND, CONFIGURATION, RealGateway, children_of, kernel_state, real_gateway, wait_until
 
-from billpay.errors import RemoteProtocolError
+from billpay.errors import EnvironmentFault, RemoteProtocolError
 from billpay.grants import verify_receipt
 from billpay.messages import (
     AgreementRequest,
@@ -25,6 +25,7 @@ from billpay.messages import (
     Grant,
     GrantKind,
     GrantState,
+    IntroducedOads,
     KeySuccession,
     OadDescription,
     SecretaryKey,
@@ -34,7 +35,7 @@ from billpay.messages import (
     Timescale,
 )
 from billpay.signing import sign, verify
-from gateway.admin import LinkStatus, read_status
+from gateway.admin import LinkStatus, read_status, reload
 from lab.traffic import Counted
 from neighbour.control import ControlClient, Unreachable
 from neighbour.identity import NodeIdentity
@@ -105,6 +106,52 @@ def test_a_neighbour_agrees_asks_prices_and_gets_signed_documents(gateway: RealG
         stream = client.tariff_stream()
         assert verify(await anext(stream), gateway.certificate.public_key, Tariff).serial == tariff.serial
         await stream.aclose()  # type: ignore[attr-defined]
+
+    in_a(gateway, talk)
+
+
+@pytest.mark.row("MV-48", "BP-22")
+def test_changed_terms_are_taken_in_while_it_runs_and_published_at_once(gateway: RealGateway) -> None:
+    gateway.start()
+
+    async def documents(client: ControlClient) -> tuple[Tariff, OadDescription, list[tuple[int, int]]]:
+        tariff = verify(await client.tariff(), gateway.certificate.public_key, Tariff)
+        (description,) = [verify(one, gateway.certificate.public_key, OadDescription) for one in await client.oads()]
+        prices = (await client.price("10.9.2.1", 1000)).prices
+        return tariff, description, [(price.alternative, price.toll_picodollars) for price in prices]
+
+    def ask() -> tuple[Tariff, OadDescription, list[tuple[int, int]]]:
+        return in_a(gateway, documents)  # type: ignore[return-value]
+
+    before, described, _ = ask()
+    dear = CONFIGURATION.replace("fixed_nanodollars_per_packet = 2", "fixed_nanodollars_per_packet = 4")
+    lying = dear.replace('title = "straight"', 'title = "straight", toll_nanodollars = 1, delay_ms = 5')
+    gateway.write_config(lying.replace('prefix = "10.9.2.0/24"', 'prefix = "10.9.2.0/24"\ndefault = 2'))
+    reloaded = asyncio.run(reload(gateway.admin))
+    assert reloaded.changed == ("links.b.toll", "routes.10.9.2.0/24")
+    tariff, description, prices = ask()
+    assert tariff.serial == description.serial == reloaded.serial > max(before.serial, described.serial)
+    assert {toll.link: toll.fixed_nanodollars_per_packet for toll in tariff.tolls} == {"a": 1, "b": 4}
+    assert [(one.toll_nanodollars, one.delay_ns) for one in description.alternatives] == [(1, 5_000_000), (1, None)]
+    assert prices == [(2, 1000), (1, 4000)], "the default first, and what is true"
+
+    gateway.write_config(dear.replace("rate_bit_s = 50_000_000", "rate_bit_s = 60_000_000"))
+    with pytest.raises(EnvironmentFault, match="links: only tolls"):
+        asyncio.run(reload(gateway.admin))
+    gateway.write_config(lying.replace("[gateway]", "[gate]"))
+    with pytest.raises(EnvironmentFault, match="gate"):
+        asyncio.run(reload(gateway.admin))
+    assert ask()[2] == prices, "all is as before"
+
+
+def test_others_descriptions_are_for_neighbours_and_only_gateways_introduce(gateway: RealGateway) -> None:
+    gateway.start()
+
+    async def talk(client: ControlClient) -> None:
+        assert await client.introduced_oads() == IntroducedOads()
+        with pytest.raises(RemoteProtocolError) as caught:
+            await client.introduce_oads(IntroducedOads())
+        assert caught.value.code == "wrong-role"
 
     in_a(gateway, talk)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -9,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from lab.namespaces import Network
+from lab.namespaces import Network, inside_namespace
 from lab.plan import make_plan
 from lab.steps import Interrupted, Steps
-from lab.topology import load
+from lab.topology import Scenario, Swallow, load
 
 pytestmark = pytest.mark.netns
 
@@ -80,6 +81,9 @@ class SomeFaults:
     def restart(self, node: str) -> None:
         self.done.append(("restart", node))
 
+    def change(self, node: str, scenario: Scenario) -> None:
+        self.done.append(("change", node, str(scenario.node(node).ignores_wishes)))
+
 
 @contextmanager
 def steps_of(
@@ -138,6 +142,96 @@ def test_faults_are_done_in_order_and_are_in_the_report(tmp_path: Path) -> None:
         outcome = steps.run()
     assert faults.done == [("kill", "L", "STOP"), ("restart", "L")]
     assert [event.partition(": ")[2][:7] for event in outcome.events] == ["SIGSTOP", "daemon "]
+
+
+DEAF = """
+[[steps]]
+do = "heed"
+name = "deaf"
+node = "X"
+wishes = false
+"""
+SWALLOW = """
+[[steps]]
+do = "swallow"
+name = "keeps"
+link = ["L", "B"]
+[[steps]]
+do = "swallow"
+link = ["L", "B"]
+share_ppm = 0
+"""
+
+
+def test_a_changed_isp_reads_its_file_again_and_the_time_is_noted(tmp_path: Path) -> None:
+    faults = SomeFaults()
+    isp = '{ name = "B", kind = "plain" }, { name = "X", kind = "isp", as_number = 1 }]'
+    text = PLAIN.replace('{ name = "B", kind = "plain" }]', isp)
+    path = tmp_path / "deaf.toml"
+    path.write_text(text.replace('["L", "B"] }]', '["L", "B"] }, { ends = ["B", "X"] }]') + DEAF, encoding="utf-8")
+    with (
+        Network(make_plan(load(path))) as network,
+        Steps(
+            network,
+            family=4,
+            faults=faults,
+            wires=None,
+            directory=tmp_path,
+            scale=1.0,
+            progress=lambda _line: None,
+            stop=threading.Event(),
+        ) as steps,
+    ):
+        outcome = steps.run()
+    assert faults.done == [("change", "X", "True")]
+    assert outcome.changed_ns.keys() == {"deaf"}
+    assert outcome.events[0].endswith("X ignores wishes")
+
+
+@pytest.mark.parametrize("family", [4, 6])
+def test_only_what_was_paid_is_swallowed_and_only_so_long(family: int, tmp_path: Path) -> None:
+    seen: list[tuple[str, int, int]] = []
+
+    def send(steps: Steps, when: str) -> None:
+        network, address = steps._network, steps._plan.address("B", family)
+        ports = {"plain": 9001, "paid": 9002}
+        version = socket.AF_INET if family == 4 else socket.AF_INET6
+        receivers = {}
+        for name, port in ports.items():
+            receivers[name] = inside_namespace(network["B"].pid, lambda: socket.socket(version, socket.SOCK_DGRAM))
+            receivers[name].bind((address, port))
+            receivers[name].settimeout(0.5)
+        sender = inside_namespace(network["A"].pid, lambda: socket.socket(version, socket.SOCK_DGRAM))
+        sender.sendto(b"plain", (address, ports["plain"]))
+        with_option(sender, family)
+        sender.sendto(b"paid", (address, ports["paid"]))
+        seen.append((when, *(arrives(receivers[name]) for name in ports)))
+        for sock in (sender, *receivers.values()):
+            sock.close()
+
+    with steps_of(tmp_path, SWALLOW, family=family) as steps:
+        first, second = (step for step in steps._plan.scenario.steps if isinstance(step, Swallow))
+        send(steps, "before")
+        steps._swallow(first)
+        send(steps, "during")
+        steps._swallow(second)
+        send(steps, "after")
+    assert seen == [("before", 1, 1), ("during", 1, 0), ("after", 1, 1)]
+
+
+def with_option(sock: socket.socket, family: int) -> None:
+    """What any header looks like to the rule: IPv4 options, or a hop-by-hop header."""
+    if family == 4:
+        sock.setsockopt(socket.IPPROTO_IP, socket.IP_OPTIONS, b"\x01\x01\x01\x01")
+    else:
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_HOPOPTS, b"\x00\x00\x01\x04\x00\x00\x00\x00")
+
+
+def arrives(sock: socket.socket) -> int:
+    try:
+        return int(bool(sock.recv(100)))
+    except TimeoutError:
+        return 0
 
 
 def test_asked_to_end_it_ends_at_once_with_all_its_traffic(tmp_path: Path) -> None:

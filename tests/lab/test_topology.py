@@ -122,6 +122,15 @@ def test_the_scenario_in_the_documentation_is_sound(tmp_path: Path) -> None:
         ),
         ('[[expect]]\nthat = "loss"\nlink = ["A", "B"]\n', "neither a link nor a tunnel to B"),
         ('[[steps]]\ndo = "stop"\nname = "noise"\n', "no flood 'noise'"),
+        ('[[steps]]\ndo = "heed"\nnode = "A"\nwishes = true\n', "A is no ISP"),
+        ('[[steps]]\ndo = "charge"\nnode = "X"\ntoll = { towards = "Q" }\n', "X has no link to Q"),
+        ('[[steps]]\ndo = "describe"\nnode = "X"\nto = "B"\nnumber = 3\n', "X has no alternative 3 to B"),
+        ('[[steps]]\ndo = "swallow"\nlink = ["A", "B"]\n', "A has no link to B"),
+        (2 * '[[steps]]\ndo = "heed"\nname = "deaf"\nnode = "X"\nwishes = true\n', "two changes have one name"),
+        (
+            '[[expect]]\nthat = "found"\nby = "A"\nisp = "X"\nkind = "lies"\nafter = "never"\nwithin_s = 1\n',
+            "there is no change 'never'",
+        ),
     ],
 )
 def test_expectations_of_what_never_happens_are_mistakes(tmp_path: Path, addition: str, complaint: str) -> None:
