@@ -12,6 +12,7 @@ from typing import Annotated
 
 import msgspec
 
+from cartographer.measuring.report import ProbeReport
 from pricereactor.policy import TaskPolicy
 
 SOCKET_NAME = "hostagent.sock"
@@ -437,8 +438,150 @@ class PathAlternative(ApiValue, frozen=True, kw_only=True):
     reason: str  # why chosen, or why rejected
 
 
+class Finding(ApiValue, frozen=True, kw_only=True):
+    """Something that an ISP does against those who pay it, and what shows it."""
+
+    as_name: str
+    alternative: int | None  # None: whatever it takes
+    kind: str  # `cartographer.judging`
+    since_unix_s: int
+    until_unix_s: int  # until when what follows from it holds
+    evidence: str  # one line, with the numbers
+
+
+class Access(ApiValue, frozen=True, kw_only=True):
+    """A way into the Internet: an interface with a router behind it."""
+
+    interface: str
+    network: str  # its title
+    router: str
+    used: bool  # packets to anywhere go by it now
+    chosen_by: str  # "system", "agent", "person"
+    delay_ns: int | None = None
+    loss_ppm: int | None = None
+    price_nanodollars_per_mb: int | None = None
+    cost_nanodollars_per_packet: int | None = None  # of a full-size packet, delay and loss included
+    reason: str = ""
+
+
+class PathCheck(ApiValue, frozen=True, kw_only=True):
+    """Whether marks arrive on the way to a destination: by what its probes and its traffic show."""
+
+    destination: str
+    ecn: str  # `cartographer.measuring.ecn`: "trusted", "bleached", "dropped", …
+    reason: str
+    age_s: int
+    mtu: int | None = None
+
+
 class Paths(ApiValue, frozen=True, kw_only=True):
+    """`alternatives`: towards destinations in use, at most 500. `probes_nanodollars`: for probes in the last hour."""
+
     alternatives: tuple[PathAlternative, ...] = ()
+    findings: tuple[Finding, ...] = ()
+    accesses: tuple[Access, ...] = ()
+    checks: tuple[PathCheck, ...] = ()
+    destinations: int = 0  # that are known
+    probes_nanodollars: int = 0
+    probes_limit_nanodollars: int = 0  # an hour
+    campus: str = ""  # the service that pools measurements: how it is; "": none
+
+
+class Figure(ApiValue, frozen=True, kw_only=True):
+    """A quantity of a way. `uncertainty`: one standard error, age included."""
+
+    value: int
+    uncertainty: int
+    age_s: int | None  # of the newest measurement; None: nobody measured it here
+    source: str  # "measured", "promised", "campus"
+
+
+class Way(ApiValue, frozen=True, kw_only=True):
+    """One way to a destination as it is believed to be, for one class of flows."""
+
+    destination: str
+    way: str  # "AS64512:2 AS64514:1": each ISP with the alternative that it took; "": the only one
+    wants: str  # the class
+    chosen: bool
+    share_ppm: int  # of the class's flows
+    delay_ns: Figure | None = None
+    jitter_ns: Figure | None = None
+    loss_ppm: Figure | None = None
+    marks_ppm: Figure | None = None
+    throughput_bit_s: Figure | None = None
+    forward_toll_picodollars: Figure | None = None  # of one packet
+    return_toll_picodollars: Figure | None = None
+    cost_picodollars: int | None = None  # of a packet, all together
+    reason: str = ""  # why it is taken, or why not
+
+
+class MapAlternative(ApiValue, frozen=True, kw_only=True):
+    number: int
+    title: str
+    available: bool
+    promised_delay_ns: int | None = None
+    promised_toll_nanodollars: int | None = None
+
+
+class MapNode(ApiValue, frozen=True, kw_only=True):
+    """An AS, or this host (`as_name` "here"), or a destination."""
+
+    name: str
+    kind: str  # "here", "as", "destination"
+    description: str = ""  # of its signed document: prefix, serial, until when; "": none
+    alternatives: tuple[MapAlternative, ...] = ()
+    finding: str = ""
+
+
+class MapLink(ApiValue, frozen=True, kw_only=True):
+    """Packets were seen to go from one to the other by an alternative of the first."""
+
+    source: str
+    target: str
+    alternative: int | None
+    used: bool  # by traffic now
+    delay_ns: int | None = None  # of the whole way by it, there and back
+    toll_picodollars: int | None = None  # of the whole way by it
+    age_s: int | None = None
+
+
+class NetworkMap(ApiValue, frozen=True, kw_only=True):
+    network: str  # whose map it is: the title of the network that this host is on
+    nodes: tuple[MapNode, ...] = ()
+    links: tuple[MapLink, ...] = ()
+
+
+class QualityRow(ApiValue, frozen=True, kw_only=True):
+    """A way's quality in a stretch of time; what was not measured in it is None."""
+
+    from_unix_s: int
+    seconds: int
+    destination: str
+    way: str
+    samples: int
+    delay_ns: int | None = None
+    delay_spread_ns: int | None = None  # one standard deviation of single round trips
+    jitter_ns: int | None = None
+    loss_ppm: int | None = None
+    marks_ppm: int | None = None
+    throughput_bit_s: int | None = None
+    toll_picodollars: int | None = None
+
+
+class Probing(ApiValue, frozen=True, kw_only=True):
+    """A probe that was asked for. `sequence` grows with each report: ask with it to wait for the next one."""
+
+    number: int
+    sequence: int
+    done: bool
+    report: ProbeReport | None = None  # so far
+    problem: str = ""  # why there is no more to come: one line
+
+
+class AccessChange(Telling, frozen=True, kw_only=True):
+    """POST /v1/access: by which interface packets go from now on; "": the agent chooses, as its configuration says."""
+
+    interface: Annotated[str, msgspec.Meta(max_length=15)] = ""
 
 
 class SessionRequest(Telling, frozen=True, kw_only=True):

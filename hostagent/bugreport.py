@@ -35,7 +35,7 @@ from dataplane import kernel_tools
 from dataplane.engines import ECN_RECORD, SHAPING_RECORD, TRAFFIC_CONTROL_RECORD
 from dataplane.host_engine import EngineName
 from dataplane.journal import LOG_FILE
-from dataplane.record import RECORD_NAME
+from dataplane.record import ACCESS_RECORD, RECORD_NAME
 from hostagent import api
 from hostagent.pseudonyms import Pseudonyms, private_in, without_secrets
 from secretary.kinds import shipped_kinds
@@ -46,7 +46,7 @@ TIMEOUT_S: Final = 5
 KEY_BYTES: Final = 32
 FIRST_PERSON: Final = 1000  # users below are the system's
 UNITS: Final = ("hostagent", "hostagent-secretary", "hostagent-gateway")
-RECORDS: Final = (RECORD_NAME, TRAFFIC_CONTROL_RECORD, SHAPING_RECORD, ECN_RECORD)
+RECORDS: Final = (RECORD_NAME, TRAFFIC_CONTROL_RECORD, SHAPING_RECORD, ECN_RECORD, ACCESS_RECORD)
 LIBRARIES: Final = ("aiohttp", "click", "cryptography", "msgspec", "rich", "siphash24", "textual")
 TOOLS: Final = (("ip", "-V"), ("tc", "-V"), ("iptables", "--version"), ("nft", "--version"), ("systemctl", "--version"))
 

@@ -18,8 +18,9 @@ import aiohttp
 import msgspec
 
 from billpay.errors import BillpayError, RemoteProtocolError
+from cartographer.measuring.report import ProbeRequest
 from hostagent import api
-from hostagent.desk import HistoryQuery, Refused
+from hostagent.desk import HistoryQuery, QualityQuery, Refused
 from hostagent.endpoints import EVENT_STREAM, Problem, SessionEnd, Trust
 
 ANSWER_BYTES_MAX: Final = 16 << 20  # of one answer, or of one line of events
@@ -175,6 +176,28 @@ class LocalClient:
         """With `after`: its next change, or as it is when `wait_s` are over."""
         return await self._get("/v1/session", api.Session, session=session, after=after, wait_s=wait_s)
 
+    async def ways(self, destination: str = "", limit: int = 1000) -> tuple[api.Way, ...]:
+        """To a destination, or to all that are known."""
+        return await self._get("/v1/ways", tuple[api.Way, ...], destination=destination, limit=limit)
+
+    async def network_map(self, destination: str = "") -> api.NetworkMap:
+        """Everything, or the ways to a destination."""
+        return await self._get("/v1/map", api.NetworkMap, destination=destination)
+
+    async def quality(self, query: QualityQuery) -> tuple[api.QualityRow, ...]:
+        return await self._get(
+            "/v1/quality",
+            tuple[api.QualityRow, ...],
+            since=query.since_unix_s,
+            until=query.until_unix_s,
+            destination=query.destination,
+            limit=query.limit,
+        )
+
+    async def probing(self, number: int, *, after: int = 0, wait_s: int = 0) -> api.Probing:
+        """With `after`: its next report, or as it is when `wait_s` are over."""
+        return await self._get("/v1/probe", api.Probing, number=number, after=after, wait_s=wait_s)
+
     # --- changes ------------------------------------------------------------------------------------------------------
 
     async def answer(self, answer: api.Answer) -> None:
@@ -209,6 +232,14 @@ class LocalClient:
     async def set_session_worth(self, change: api.SessionWorth) -> None:
         """What it is worth against its policy; its limits stay."""
         await self._change("POST", "/v1/sessions/worth", change)
+
+    async def probe(self, request: ProbeRequest) -> api.Probing:
+        """Probes a destination from now on, without any payment."""
+        return _decoded(await self._ask("POST", "/v1/probes", body=msgspec.json.encode(request)), api.Probing)
+
+    async def set_access(self, change: api.AccessChange) -> None:
+        """By which interface packets go from now on, or that the agent chooses."""
+        await self._change("POST", "/v1/access", change)
 
     async def stop(self) -> None:
         await self._change("POST", "/v1/stop")

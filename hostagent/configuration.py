@@ -18,6 +18,8 @@ import msgspec
 from billpay.configuration import load_toml
 from billpay.errors import ConfigurationError
 from billpay.messages import AsNumber, Name
+from cartographer.policy import shipped_wants
+from cartographer.values import Wants
 from dataplane.desired import Chain, DesiredState, Family, QueueRule
 from dataplane.links import read_link
 from dataplane.shaping.plan import (
@@ -114,8 +116,30 @@ class SettlementSection(Section, frozen=True, kw_only=True):
 
 
 class PathsSection(Section, frozen=True, kw_only=True):
+    """`wants`: what classes of flows want of a way; those that are not named are as shipped (`cartographer.policy`)."""
+
     delay_value_nanodollars_per_ms: Annotated[int, msgspec.Meta(ge=0, le=10**6)] = 1
     probe: bool = True
+    probe_nanodollars_per_hour: Annotated[int, msgspec.Meta(ge=0, le=10**12)] = 1_000_000
+    check: bool = True  # unpaid probes: whether marks arrive, where a flow depends on it
+    remember: bool = True
+    learn_from_sockets: bool = True
+    wants: Annotated[tuple[Wants, ...], msgspec.Meta(max_length=16)] = ()
+
+
+class CampusSection(Section, frozen=True, kw_only=True):
+    """A service that pools many hosts' measurements; nothing but prefixes leaves this host."""
+
+    url: Annotated[str, msgspec.Meta(pattern=r"^https://\S+$")]
+    certificate: Path_
+    place: Annotated[str, msgspec.Meta(max_length=64)] = ""
+
+
+class AccessSection(Section, frozen=True, kw_only=True):
+    """Where there are several ways into the Internet: nothing, say which is best, or take it."""
+
+    choose: Literal["off", "advise", "act"] = "advise"
+    wants: Annotated[str, msgspec.Meta(pattern=r"^[a-z][a-z0-9-]{0,31}$")] = "default"
 
 
 class UplinkSection(Section, frozen=True, kw_only=True):
@@ -208,6 +232,8 @@ class Configuration(Section, frozen=True, kw_only=True):
     secretary: SecretarySection | None = None
     settlement: SettlementSection = SettlementSection()
     paths: PathsSection = PathsSection()
+    campus: CampusSection | None = None
+    access: AccessSection = AccessSection()
     uplinks: Annotated[tuple[UplinkSection, ...], msgspec.Meta(max_length=16)] = ()
     peers: Annotated[tuple[PeerSection, ...], msgspec.Meta(max_length=1000)] = ()
     links: Annotated[tuple[LinkSection, ...], msgspec.Meta(max_length=LINKS_MAX)] = ()
@@ -245,6 +271,10 @@ def load(path: Path) -> Configuration:
                 raise ConfigurationError(path, f"uplinks[{number}]", f"{value!r} is used twice", remedy)
         seen.update({uplink.name, uplink.interface})
     _check_sessions(path, configuration)
+    classes = {*shipped_wants(0), *(each.name for each in configuration.paths.wants)}
+    if configuration.access.wants not in classes:
+        remedy = f"name one of {', '.join(sorted(classes))}, or add it to [[paths.wants]]"
+        raise ConfigurationError(path, "access.wants", f"there is no class {configuration.access.wants!r}", remedy)
     for number, peer in enumerate(configuration.peers):
         for text in peer.addresses:
             try:

@@ -21,6 +21,7 @@ import msgspec
 
 from billpay.errors import EnvironmentFault, LocalProtocolError
 from billpay.messages import Echo, FlowSelector
+from cartographer.measuring.report import ProbeRequest
 from dataplane.attribution.foreground import is_foreground
 from dataplane.attribution.processes import running_executables
 from dataplane.ceilings import CeilingWatch, Verdict, read_usage
@@ -35,9 +36,12 @@ from dataplane.shaping.plan import ShapingPlan
 from hostagent import api
 from hostagent.books import Books
 from hostagent.configuration import Configuration, configuration_for, load
-from hostagent.desk import HistoryQuery, Refused
+from hostagent.desk import HistoryQuery, QualityQuery, Refused
 from hostagent.history.values import Payment
+from hostagent.networks.situation import Situation
 from hostagent.notices import Notices
+from hostagent.paths.access import AccessChoice
+from hostagent.paths.paths import Paths, wants_of
 from hostagent.permissions import Permissions, permissions_of
 from hostagent.rates import MeasuredRates
 from hostagent.reacting.beginning import EVERYWHERE, providers_of, session_rules_of
@@ -149,6 +153,15 @@ class Agent:
         self._counting: Counting | None = None
         if configuration.links or not configuration.uplinks:
             self._counting = self._make_counting(first)
+        self._paths = Paths(
+            configuration,
+            clock=self._clock,
+            situation=self._situation,
+            followed=self._followed,
+            say=self._say,
+            acts=self._acts,
+            access=self._make_access(),
+        )
         self._reacting: Reacting | None = None
         self._session_rules = session_rules_of(configuration)
         if self._counting is not None:
@@ -163,8 +176,9 @@ class Agent:
                 config_path,
                 on_change=self._server.changed,
                 context_of=self._context_of,
-                tell=lambda code, message: self._notices.say(self._clock.unix_s(), code, message),
+                tell=self._say,
                 heard=self._on_echo,
+                cartographer=self._paths.cartographer,
             )
         self._ceilings = CeilingWatch()
         self._usage = Verdict()
@@ -186,10 +200,36 @@ class Agent:
             tasks={task.name: task for task in configuration.tasks},
             prices=providers_of(configuration),
             on_change=self._server.changed,
-            say=lambda code, message: self._notices.say(self._clock.unix_s(), code, message),
+            say=self._say,
             acts=self._acts,
+            marks_survive=self._paths.marks_survive,
             listen=EVERYWHERE if configuration.peers or configuration.providers else (),
         )
+
+    def _say(self, code: str, message: str) -> None:
+        self._notices.say(self._clock.unix_s(), code, message)
+
+    def _make_access(self) -> AccessChoice | None:
+        if self._counting is None:
+            return None
+        steering, section = self._counting.steering, self._configuration.access
+        return AccessChoice(
+            section,
+            wants_of(self._configuration)[section.wants],
+            state_directory=self._configuration.state_directory,
+            say=self._say,
+            acts=self._acts,
+            prices=steering.view_prices,
+            judgement=self._counting.books.judgement,
+        )
+
+    def _situation(self) -> Situation | None:
+        """Where the host is; None where nobody looks."""
+        return self._counting.steering.situation if self._counting is not None else None
+
+    def _followed(self) -> list[str]:
+        """Where flows go that follow marks."""
+        return self._reacting.destinations() if self._reacting is not None else []
 
     def _on_echo(self, echo: Echo, amount_nanodollars: int) -> None:
         """A session of a flow that pays hears its tolls."""
@@ -246,6 +286,7 @@ class Agent:
                     give_up_loading(keeps_programs=self._counting.traffic.engine is EngineName.EBPF)
             if self._reacting is not None:
                 await stack.enter_async_context(self._reacting.running())
+            await stack.enter_async_context(self._paths.running())
             if self._paying is not None:
                 await stack.enter_async_context(self._paying.running())
             await self._server.start()
@@ -255,7 +296,7 @@ class Agent:
     async def work(self) -> None:
         """Runs until cancelled; a fault in any part ends it all."""
         async with asyncio.TaskGroup() as group:
-            for part in (self._counting, self._reacting, self._paying):
+            for part in (self._counting, self._reacting, self._paths, self._paying):
                 if part is not None:
                     group.create_task(part.work())
             if self._session_rules:
@@ -363,6 +404,7 @@ class Agent:
             notices=self._notices.all(),
             usage=self._usage,
             sessions=self._named_sessions(),
+            paths=self._paths.view(),
         )
 
     def _named_sessions(self) -> tuple[api.Session, ...]:
@@ -417,6 +459,24 @@ class Agent:
     async def set_session_worth(self, change: api.SessionWorth) -> None:
         await self._reacting_part().revalue(change.session, change.worth_ppm)
 
+    async def ways(self, destination: str, limit: int) -> tuple[api.Way, ...]:
+        return self._paths.ways(destination, limit)
+
+    async def network_map(self, destination: str) -> api.NetworkMap:
+        return self._paths.map(destination)
+
+    async def quality(self, query: QualityQuery) -> tuple[api.QualityRow, ...]:
+        return await self._paths.quality(query)
+
+    async def probing(self, number: int, after: int, wait_s: int) -> api.Probing:
+        return await self._paths.probing(number, after, wait_s)
+
+    async def probe(self, request: ProbeRequest) -> api.Probing:
+        return self._paths.probe(request)
+
+    async def set_access(self, change: api.AccessChange) -> None:
+        self._paths.set_access(change)
+
     async def answer(self, answer: api.Answer) -> None:
         counting = self._counting_part()
         traffic, steering = counting.traffic, counting.steering
@@ -443,8 +503,11 @@ class Agent:
         self._server.changed()
 
     async def forget(self, what: api.Forget) -> None:
-        counting = self._counting_part()
-        await counting.books.forget(what, counting.places.known_networks())
+        counting = self._counting
+        known = counting.places.known_networks() if counting is not None else ()
+        await self._paths.forget(what, known)  # first: who keeps no history may have paths
+        if counting is not None or what.program is not None:
+            await self._counting_part().books.forget(what, known)
 
     async def reload(self) -> None:
         """Classes, rules, networks, rates and permissions; what was opened at the start stays as it was opened."""
@@ -461,6 +524,8 @@ class Agent:
             "secretary",
             "settlement",
             "paths",
+            "campus",
+            "access",
             "history",
             "discovery",
             "tasks",

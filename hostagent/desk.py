@@ -10,6 +10,7 @@ from typing import Protocol
 import msgspec
 
 from billpay.errors import BillpayError
+from cartographer.measuring.report import ProbeRequest
 from hostagent import api
 
 
@@ -32,6 +33,13 @@ class HistoryQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     until_unix_s: int
     step: str = "day"
     by: tuple[str, ...] = ("program",)
+    limit: int = 1000
+
+
+class QualityQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    since_unix_s: int
+    until_unix_s: int
+    destination: str = ""  # "": all
     limit: int = 1000
 
 
@@ -63,6 +71,26 @@ class Desk(Protocol):
     async def end_session(self, session: str) -> None: ...
 
     async def set_session_worth(self, change: api.SessionWorth) -> None: ...
+
+    async def ways(self, destination: str, limit: int) -> tuple[api.Way, ...]:
+        """The ways to a destination, or to all that are known ("")."""
+        ...
+
+    async def network_map(self, destination: str) -> api.NetworkMap:
+        """`destination` "": everything."""
+        ...
+
+    async def quality(self, query: QualityQuery) -> tuple[api.QualityRow, ...]: ...
+
+    async def probing(self, number: int, after: int, wait_s: int) -> api.Probing:
+        """As it is; with `after` its next report, or as it is when `wait_s` are over."""
+        ...
+
+    async def probe(self, request: ProbeRequest) -> api.Probing:
+        """Probes a destination from now on, without any payment."""
+        ...
+
+    async def set_access(self, change: api.AccessChange) -> None: ...
 
     async def answer(self, answer: api.Answer) -> None: ...
 

@@ -11,8 +11,9 @@ from typing import Annotated, Any, Final, Literal
 
 import msgspec
 
+from cartographer.measuring.report import ProbeRequest
 from hostagent import api
-from hostagent.desk import HistoryQuery
+from hostagent.desk import HistoryQuery, QualityQuery
 
 VERSION: Final = "1"
 BODY_BYTES_MAX: Final = 4096
@@ -78,6 +79,34 @@ class SessionQuestion(Request, frozen=True, kw_only=True):
     """`after`: the `number` of what is known already; then it is answered at the next change, or after `wait_s`."""
 
     session: Annotated[str, msgspec.Meta(pattern=SESSION_ID)]
+    after: Annotated[int, msgspec.Meta(ge=0, le=2**62)] = 0
+    wait_s: Annotated[int, msgspec.Meta(ge=0, le=SESSION_WAIT_S_MAX)] = 0
+
+
+class WaysQuestion(Request, frozen=True, kw_only=True):
+    destination: Annotated[str, msgspec.Meta(max_length=45)] = ""
+    limit: Annotated[int, msgspec.Meta(ge=1, le=ROWS_MAX)] = 1000
+
+
+class MapQuestion(Request, frozen=True, kw_only=True):
+    """`destination`: only the ways to it; none: everything."""
+
+    destination: Annotated[str, msgspec.Meta(max_length=45)] = ""
+
+
+class QualityQuestion(PastQuestion, frozen=True, kw_only=True):
+    destination: Annotated[str, msgspec.Meta(max_length=45)] = ""
+    limit: Annotated[int, msgspec.Meta(ge=1, le=ROWS_MAX)] = 1000
+
+    def query(self, now_unix_s: int) -> QualityQuery:
+        since, until = self.period(now_unix_s)
+        return QualityQuery(since_unix_s=since, until_unix_s=until, destination=self.destination, limit=self.limit)
+
+
+class ProbingQuestion(Request, frozen=True, kw_only=True):
+    """`after`: the `sequence` of what is known already; then it is answered at the next one, or after `wait_s`."""
+
+    number: Annotated[int, msgspec.Meta(ge=1, le=2**62)]
     after: Annotated[int, msgspec.Meta(ge=0, le=2**62)] = 0
     wait_s: Annotated[int, msgspec.Meta(ge=0, le=SESSION_WAIT_S_MAX)] = 0
 
@@ -187,6 +216,35 @@ QUESTIONS: Final = (
         summary="a flow that follows the price of congestion, now or at its next change",
         waits=True,
     ),
+    Endpoint(
+        method="GET",
+        path="/v1/ways",
+        query=WaysQuestion,
+        answer=tuple[api.Way, ...],
+        summary="the ways to a destination, or to all: what is believed of each, and which is taken and why",
+    ),
+    Endpoint(
+        method="GET",
+        path="/v1/map",
+        answer=api.NetworkMap,
+        query=MapQuestion,
+        summary="the known network: who is behind whom",
+    ),
+    Endpoint(
+        method="GET",
+        path="/v1/quality",
+        query=QualityQuestion,
+        answer=tuple[api.QualityRow, ...],
+        summary="how good each way was, over time",
+    ),
+    Endpoint(
+        method="GET",
+        path="/v1/probe",
+        query=ProbingQuestion,
+        answer=api.Probing,
+        summary="what was found so far by a probe that was asked for",
+        waits=True,
+    ),
 )
 
 CHANGES: Final = (
@@ -198,6 +256,7 @@ CHANGES: Final = (
     _change("POST", "reload", Nothing, "reads the configuration again; nothing changes when it is wrong"),
     _change("POST", "sessions/end", SessionEnd, "nobody paces its flow any more"),
     _change("POST", "sessions/worth", api.SessionWorth, "what a session is worth from now on; its limits stay"),
+    _change("POST", "access", api.AccessChange, "by which interface packets go, or that the agent chooses"),
     _change("POST", "stop", Nothing, "ends the agent in good order"),
 )
 
@@ -207,6 +266,13 @@ OPEN_SESSION: Final = Endpoint(
     body=api.SessionRequest,
     answer=api.Session,
     summary="a flow follows the price of congestion from now on",
+)
+PROBE: Final = Endpoint(
+    method="POST",
+    path="/v1/probes",
+    body=ProbeRequest,
+    answer=api.Probing,
+    summary="probes a destination from now on, without any payment",
 )
 EVENTS: Final = Endpoint(
     method="GET",
@@ -220,7 +286,7 @@ METRICS: Final = Endpoint(
     method="GET", path="/metrics", answer=str, media_type=METRICS_TEXT, summary="for Prometheus: docs/metrics.md"
 )
 
-ENDPOINTS: Final = (*PARTS, WHOLE, *QUESTIONS, *CHANGES, OPEN_SESSION, EVENTS, OPENAPI, METRICS)
+ENDPOINTS: Final = (*PARTS, WHOLE, *QUESTIONS, *CHANGES, OPEN_SESSION, PROBE, EVENTS, OPENAPI, METRICS)
 
 
 def out_of_bounds(change: object) -> str | None:

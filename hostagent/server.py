@@ -182,6 +182,7 @@ class LocalServer:
         routes |= {each: self._answer_question(each, answers[each.name]) for each in endpoints.QUESTIONS}
         routes |= {each: self._make_change(each, answers[each.name]) for each in endpoints.CHANGES}
         routes[endpoints.OPEN_SESSION] = self._make_change(endpoints.OPEN_SESSION, self._desk.open_session)
+        routes[endpoints.PROBE] = self._make_change(endpoints.PROBE, self._desk.probe)
         routes[endpoints.EVENTS] = self._events
         routes[endpoints.OPENAPI] = _answer_openapi  # made when somebody asks
         routes[endpoints.METRICS] = self._answer_metrics
@@ -205,6 +206,11 @@ class LocalServer:
             "statement": lambda question: desk.statement(question.month),
             "replay": replay,
             "session": lambda question: desk.session(question.session, question.after, question.wait_s),
+            "ways": lambda question: desk.ways(question.destination, question.limit),
+            "map": lambda question: desk.network_map(question.destination),
+            "quality": lambda question: desk.quality(question.query(int(time.time()))),
+            "probe": lambda question: desk.probing(question.number, question.after, question.wait_s),
+            "access": desk.set_access,
             "end": lambda body: desk.end_session(body.session),
             "worth": desk.set_session_worth,
             "answers": desk.answer,

@@ -14,6 +14,7 @@ from hostagent.steering import Steering
 from hostagent.traffic import TrafficView
 
 NOT_MEASURED = Verdict()
+NOTHING_KNOWN = api.Paths()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,7 +23,6 @@ class PaidView:
 
     flows: tuple[api.Flow, ...]
     accounts: api.Accounts
-    paths: api.Paths
     warnings: tuple[api.Warning, ...]
     can_pay: bool
     secretary: str
@@ -56,6 +56,7 @@ def snapshot_of(
     notices: tuple[api.Notice, ...] = (),
     usage: Verdict = NOT_MEASURED,
     sessions: tuple[api.Session, ...] = (),
+    paths: api.Paths = NOTHING_KNOWN,
 ) -> api.Snapshot:
     flows = paid.flows if paid is not None else ()
     return api.Snapshot(
@@ -70,7 +71,7 @@ def snapshot_of(
         ),
         flows=traffic.name_flows(flows) if traffic is not None else flows,
         accounts=paid.accounts if paid is not None else api.Accounts(links=()),
-        paths=paid.paths if paid is not None else api.Paths(),
+        paths=paths,
         programs=traffic.programs if traffic is not None else (),
         links=_with_rates(traffic.links, steered) if traffic is not None else (),
         questions=traffic.questions if traffic is not None else (),

@@ -12,8 +12,9 @@ from typing import Any, TypeVar
 import msgspec
 from snapshots import snapshot
 
+from cartographer.measuring.report import ProbeRequest
 from hostagent import api
-from hostagent.desk import Desk, HistoryQuery, Refused
+from hostagent.desk import Desk, HistoryQuery, QualityQuery, Refused
 from hostagent.server import LocalServer
 
 SPEC = Path(__file__).parents[1] / "docs" / "spec" / "local-api.md"
@@ -94,6 +95,29 @@ class FakeDesk:
         self._take(session)
 
     async def set_session_worth(self, change: api.SessionWorth) -> None:
+        self._take(change)
+
+    async def ways(self, destination: str, limit: int) -> tuple[api.Way, ...]:
+        self._take((destination, limit))
+        return (example(api.Way),)
+
+    async def network_map(self, destination: str) -> api.NetworkMap:
+        self._take(destination)
+        return example(api.NetworkMap)
+
+    async def quality(self, query: QualityQuery) -> tuple[api.QualityRow, ...]:
+        self._take(query)
+        return (example(api.QualityRow),)
+
+    async def probing(self, number: int, after: int, wait_s: int) -> api.Probing:
+        self._take((number, after, wait_s))
+        return example(api.Probing)
+
+    async def probe(self, request: ProbeRequest) -> api.Probing:
+        self._take(request)
+        return example(api.Probing)
+
+    async def set_access(self, change: api.AccessChange) -> None:
         self._take(change)
 
     async def answer(self, answer: api.Answer) -> None:

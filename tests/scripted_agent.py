@@ -9,10 +9,11 @@ import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from snapshots import NOVEMBER, NOW_UNIX_S, household
+from snapshots import MAP, NOVEMBER, NOW_UNIX_S, QUALITY, WAYS, household
 
+from cartographer.measuring.report import ProbeRequest
 from hostagent import api
-from hostagent.desk import HistoryQuery, Refused
+from hostagent.desk import HistoryQuery, QualityQuery, Refused
 from hostagent.server import LocalServer
 
 START_S = 10
@@ -78,6 +79,29 @@ class ScriptedDesk:
         self._take(session)
 
     async def set_session_worth(self, change: api.SessionWorth) -> None:
+        self._take(change)
+
+    async def ways(self, destination: str, limit: int) -> tuple[api.Way, ...]:
+        self.asked.append((destination, limit))
+        return tuple(each for each in WAYS if destination in ("", each.destination))[:limit]
+
+    async def network_map(self, destination: str) -> api.NetworkMap:
+        self.asked.append(destination)
+        return MAP
+
+    async def quality(self, query: QualityQuery) -> tuple[api.QualityRow, ...]:
+        self.asked.append(query)
+        return QUALITY
+
+    async def probing(self, number: int, after: int, wait_s: int) -> api.Probing:
+        self.asked.append((number, after, wait_s))
+        return api.Probing(number=number, sequence=after + 1, done=True, problem="nothing is probed here")
+
+    async def probe(self, request: ProbeRequest) -> api.Probing:
+        self._take(request)
+        return api.Probing(number=1, sequence=1, done=False)
+
+    async def set_access(self, change: api.AccessChange) -> None:
         self._take(change)
 
     async def answer(self, answer: api.Answer) -> None:

@@ -506,3 +506,227 @@ def many_flows(count: int, turn: int) -> tuple[api.Flow, ...]:
         )
         for number in range(count)
     )
+
+
+def _figure(value: int, uncertainty: int, age_s: int | None = 4, source: str = "measured") -> api.Figure:
+    return api.Figure(value=value, uncertainty=uncertainty, age_s=age_s, source=source)
+
+
+WAYS = (
+    api.Way(
+        destination="203.0.113.20",
+        way="AS64512:2 AS64514:1",
+        wants="timely",
+        chosen=True,
+        share_ppm=900_000,
+        delay_ns=_figure(21_000_000, 300_000),
+        jitter_ns=_figure(400_000, 90_000),
+        loss_ppm=_figure(1_200, 500),
+        marks_ppm=_figure(0, 100),
+        throughput_bit_s=_figure(8_000_000, 200_000, 9),
+        forward_toll_picodollars=_figure(3_000, 0),
+        return_toll_picodollars=_figure(2_000, 100, None, "campus"),
+        cost_picodollars=24_000,
+        reason="costs 12 n$ less than AS64512:1 AS64513:1",
+    ),
+    api.Way(
+        destination="203.0.113.20",
+        way="AS64512:1 AS64513:1",
+        wants="timely",
+        chosen=False,
+        share_ppm=100_000,
+        delay_ns=_figure(25_000_000, 0, None, "promised"),
+        forward_toll_picodollars=_figure(11_000, 200, 130),
+        cost_picodollars=36_000,
+        reason="12 n$ dearer, ± 1 n$",
+    ),
+    api.Way(
+        destination="2001:db8:4:5:6:7:8:9",
+        way="",
+        wants="default",
+        chosen=True,
+        share_ppm=1_000_000,
+        delay_ns=_figure(9_400_000, 60_000, 1),
+        cost_picodollars=9_400,
+        reason="the only way that is known",
+    ),
+)
+MAP = api.NetworkMap(
+    network="Wi-Fi Home",
+    nodes=(
+        api.MapNode(name="here", kind="here"),
+        api.MapNode(
+            name="AS64512",
+            kind="as",
+            description="203.0.113.0/24, serial 7, until 14:00",
+            alternatives=(
+                api.MapAlternative(number=1, title="by Y", available=True, promised_delay_ns=25_000_000),
+                api.MapAlternative(number=2, title="by Z", available=True, promised_delay_ns=5_000_000),
+            ),
+        ),
+        api.MapNode(name="AS64513", kind="as", finding="promises 5 ms, measured 41 ms ± 0.4 ms in 60 probes"),
+        api.MapNode(name="AS64514", kind="as"),
+        api.MapNode(name="203.0.113.20", kind="destination"),
+    ),
+    links=(
+        api.MapLink(source="here", target="AS64512", alternative=None, used=True, delay_ns=21_000_000, age_s=4),
+        api.MapLink(source="AS64512", target="AS64513", alternative=1, used=False, toll_picodollars=11_000, age_s=130),
+        api.MapLink(source="AS64512", target="AS64514", alternative=2, used=True, delay_ns=21_000_000, age_s=4),
+        api.MapLink(source="AS64513", target="203.0.113.20", alternative=1, used=False, age_s=130),
+        api.MapLink(source="AS64514", target="203.0.113.20", alternative=1, used=True, delay_ns=21_000_000, age_s=4),
+    ),
+)
+QUALITY = tuple(
+    api.QualityRow(
+        from_unix_s=NOW_UNIX_S - NOW_UNIX_S % 300 - 300 * number,
+        seconds=300,
+        destination="203.0.113.20",
+        way="AS64512:2 AS64514:1",
+        samples=60,
+        delay_ns=21_000_000 + number * 150_000,
+        delay_spread_ns=900_000,
+        loss_ppm=1_200,
+        toll_picodollars=3_000,
+    )
+    for number in range(12)
+)
+
+# --- paths that are hard to show ----------------------------------------------------------------------------------
+
+LONG_WAYS = (
+    *WAYS,
+    api.Way(
+        destination="2001:db8:1234:5678:9abc:def0:1234:5678",
+        way="AS4200000001:12 AS4200000002:3 AS4200000003:14 AS4200000004:2 AS4200000005:1",
+        wants="default",
+        chosen=True,
+        share_ppm=4_000,
+        delay_ns=_figure(184_300_000, 12_400_000, 86_400),
+        loss_ppm=_figure(0, 900, 86_400),
+        forward_toll_picodollars=_figure(1_234_567_890, 1_000_000),
+        cost_picodollars=1_419_000_000,
+        reason="takes 0.4 % to find out: nobody was there for a day, and it may be 31 n$ cheaper than the best known "
+        "one, ± 44 n$; a probe of it costs 1.24 m$, which is more than is left of this hour's 1 m$",
+    ),
+    api.Way(
+        destination="2001:db8:1234:5678:9abc:def0:1234:5678",
+        way="AS4200000001:11 AS4200000009:1",
+        wants="default",
+        chosen=False,
+        share_ppm=996_000,
+        reason="",
+    ),
+)
+"""IPv6, five ISPs with long numbers, long reasons, and a way of which nothing is known."""
+
+LARGE_MAP = api.NetworkMap(
+    network="cable on eth0 (router 2001:db8::1)",
+    nodes=(
+        api.MapNode(name="here", kind="here"),
+        *(
+            api.MapNode(
+                name=f"AS{64_500 + number}",
+                kind="as",
+                alternatives=tuple(
+                    api.MapAlternative(
+                        number=choice, title=f"by <peer> {choice}", available=choice != 3, promised_delay_ns=7_000_000
+                    )
+                    for choice in range(1, number % 4 + 1)
+                ),
+                finding="fakes congestion: marks 40 % at 3 % load" if number == 7 else "",
+            )
+            for number in range(17)
+        ),
+        *(
+            api.MapNode(name=f"2001:db8:{number:x}:5678:9abc:def0:1234:5678", kind="destination")
+            for number in range(12)
+        ),
+    ),
+    links=tuple(
+        api.MapLink(
+            source=source,
+            target=target,
+            alternative=choice,
+            used=number % 3 == 0,
+            delay_ns=None if number % 5 == 4 else 3_000_000 * (number + 1),
+            toll_picodollars=None if number % 4 == 3 else 1_100 * number,
+            age_s=number * 7,
+        )
+        for number, (source, target, choice) in enumerate(
+            [
+                ("here", "AS64500", None),
+                ("here", "AS64501", None),
+                *((f"AS{64_500 + near}", f"AS{64_500 + near * 2 + more}", more) for near in range(1, 8)
+                  for more in (1, 2) if near * 2 + more < 17),
+                *((f"AS{64_500 + near}", f"AS{64_500 + near + 1}", 3) for near in range(0, 15, 2)),
+                ("AS64510", "AS64501", 4),  # a circle
+                *((f"AS{64_505 + number % 11}", f"2001:db8:{number:x}:5678:9abc:def0:1234:5678", 1)
+                  for number in range(12)),
+                ("AS64500", "2001:db8:0:5678:9abc:def0:1234:5678", 2),  # past all layers
+                ("AS64516", "2001:db8:1:5678:9abc:def0:1234:5678", 2),
+                ("AS64514", "2001:db8:2:5678:9abc:def0:1234:5678", 2),
+            ]
+        )
+    ),
+)  # fmt: skip
+"""30 nodes: a circle, links past layers, long names, one who is accused."""
+
+HOUSEHOLD_WAYS = (
+    api.Way(
+        destination="203.0.113.77",
+        way="AS64512:1 AS64513:2",
+        wants="default",
+        chosen=True,
+        share_ppm=950_000,
+        delay_ns=_figure(18_400_000, 300_000),
+        jitter_ns=_figure(700_000, 60_000),
+        loss_ppm=_figure(1_200, 500),
+        marks_ppm=_figure(3_100, 900),
+        throughput_bit_s=_figure(320_000, 12_000, 9),
+        forward_toll_picodollars=_figure(11_000, 100),
+        return_toll_picodollars=_figure(4_200, 300),
+        cost_picodollars=33_600,
+        reason="costs 10.5 n$ less than AS64512:2 AS64513:2",
+    ),
+    api.Way(
+        destination="203.0.113.77",
+        way="AS64512:2 AS64513:2",
+        wants="default",
+        chosen=False,
+        share_ppm=50_000,
+        delay_ns=_figure(17_900_000, 800_000, 65),
+        forward_toll_picodollars=_figure(22_000, 1_100, 65),
+        return_toll_picodollars=_figure(4_200, 0, None, "campus"),
+        cost_picodollars=44_100,
+        reason="10.5 n$ dearer, ± 1.2 n$; measured 65 s ago",
+    ),
+)
+"""The ways that the household's alternatives make."""
+
+HOUSEHOLD_MAP = api.NetworkMap(
+    network="Wi-Fi Home",
+    nodes=(
+        api.MapNode(name="here", kind="here"),
+        api.MapNode(
+            name="AS64512",
+            kind="as",
+            description="203.0.113.0/24, serial 7, until 16:00",
+            alternatives=(
+                api.MapAlternative(number=1, title="by land", available=True, promised_delay_ns=12_000_000),
+                api.MapAlternative(number=2, title="by sea", available=True, promised_delay_ns=11_000_000),
+            ),
+        ),
+        api.MapNode(name="AS64513", kind="as", finding="fakes congestion: marks 40 % at 3 % load"),
+        api.MapNode(name="203.0.113.77", kind="destination"),
+    ),
+    links=(
+        api.MapLink(source="here", target="AS64512", alternative=None, used=True, delay_ns=18_400_000,
+                    toll_picodollars=11_000, age_s=4),
+        api.MapLink(source="AS64512", target="AS64513", alternative=1, used=True, delay_ns=18_400_000,
+                    toll_picodollars=11_000, age_s=4),
+        api.MapLink(source="AS64512", target="AS64513", alternative=2, used=True, delay_ns=17_900_000,
+                    toll_picodollars=22_000, age_s=65),
+        api.MapLink(source="AS64513", target="203.0.113.77", alternative=2, used=True, delay_ns=18_400_000,
+                    toll_picodollars=11_000, age_s=4),
+    ),
+)  # fmt: skip

@@ -13,6 +13,7 @@ import msgspec
 import pytest
 from msgspec import inspect
 
+import cartographer.campus.configuration
 import gateway.configuration
 import hostagent.configuration
 import secretary.configuration
@@ -21,6 +22,7 @@ from billpay.configuration import load_toml
 
 SAMPLES = Path(__file__).parent.parent / "docs" / "samples"
 PACKAGES = {
+    "cartographer": cartographer.campus.configuration,
     "gateway": gateway.configuration,
     "hostagent": hostagent.configuration,
     "secretary": secretary.configuration,

@@ -6,11 +6,13 @@ they can do is asked of them), sessions that are there. Pure; raises Refused.
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Mapping, Set
 
+from dataplane.host_engine import Ability, EngineName, HostEngine
 from hostagent import api
 from hostagent.desk import Refused
-from hostagent.reacting.naming import plain_address
+from hostagent.reacting.naming import PROTOCOLS, plain_address
 from hostagent.reacting.session import Role
 from pricereactor.policies import RATE_KINDS
 from pricereactor.policy import TaskPolicy
@@ -45,3 +47,22 @@ def policy_of(request: api.SessionRequest, tasks: Mapping[str, TaskPolicy]) -> T
     if policy.kind not in RATE_KINDS:
         raise Refused("no-rate", f"a {policy.kind} task pays for its packets: rules of the secretary, no session")
     return policy
+
+
+def check_engine(engine: HostEngine, request: api.SessionRequest) -> None:
+    if request.sends and not request.adapts and (limit := limit_of(engine, Ability.PACE_FLOW)):
+        raise Refused("cannot-pace", limit)
+    if not request.sends and not counts_marks(engine, PROTOCOLS[request.protocol]):
+        raise Refused("cannot-count", "this engine counts no marks of what arrives")
+
+
+def limit_of(engine: HostEngine, ability: Ability) -> str:
+    """Why the engine cannot; "": it can."""
+    return next((limit.cause for limit in engine.limits if limit.ability is ability), "")
+
+
+def counts_marks(engine: HostEngine, protocol: int) -> bool:
+    """A meter that cannot see marks must not report that there are none."""
+    if engine.name is EngineName.SOCKETS or limit_of(engine, Ability.COUNT):
+        return False
+    return protocol != socket.IPPROTO_UDP or not limit_of(engine, Ability.COUNT_UDP)

@@ -28,6 +28,7 @@ delay that a link may have all the time).
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from billpay.messages import Echo
@@ -340,9 +341,12 @@ class LossByReports:
 
 
 class Evidence:
-    """All that is heard of one session. `bill` is what is owed; signals are what steers."""
+    """All that is heard of one session. `bill` is what is owed; signals are what steers.
 
-    def __init__(self, prices: Prices, *, begun_ns: int) -> None:
+    `marks_survive`: what probes of the way say of it (`cartographer.measuring.ecn`), before our own traffic does.
+    """
+
+    def __init__(self, prices: Prices, *, begun_ns: int, marks_survive: Callable[[], bool] = lambda: True) -> None:
         self.bill = Bill()
         self.marks = ReceiverMarks(prices, self.bill)
         self.tolls = TollsTaken(self.bill)
@@ -350,6 +354,7 @@ class Evidence:
         self._missing = LossByReports()
         self._prices = prices
         self._begun_ns = begun_ns
+        self._marks_survive = marks_survive
         self._far_end_spoke = False
         self._estimated_nanodollars = 0
         self.estimated_packets = 0
@@ -384,7 +389,7 @@ class Evidence:
         """
         by_marks, by_tolls = self.marks.take(), self.tolls.take()
         sends_ect = expects_ect or hides_marks or (sent is not None and sent.ect_packets + sent.ce_packets > 0)
-        is_bleached = self.marks.is_bleached and sends_ect
+        is_bleached = (self.marks.is_bleached and sends_ect) or not self._marks_survive()
         own = None
         if view is not None and sent is not None:
             own = self._sender.take(moment, view, sent, bleached=is_bleached, hides_marks=hides_marks)

@@ -25,20 +25,20 @@ from typing import Final, Protocol
 from billpay.errors import ConfigurationError, EnvironmentFault, LocalProtocolError
 from billpay.messages import Echo, Message
 from billpay.sessions import SESSION_PORT, MarkPrice, MarkReport, Payer, SessionTerms, TargetRate
-from dataplane.host_engine import PACED_MAX, Ability, EngineName, HostEngine, PacedFlow
+from dataplane.host_engine import PACED_MAX, Ability, HostEngine, PacedFlow
 from dataplane.marks_seen import MarksSeen, SenderView
 from dataplane.metering import FlowKey, FlowMeter, Program, Tally
 from hostagent import api
 from hostagent.datagrams import udp_socket
 from hostagent.desk import Refused
-from hostagent.reacting.admission import policy_of, role_of
+from hostagent.reacting.admission import check_engine, counts_marks, limit_of, policy_of, role_of
 from hostagent.reacting.aggregator import Aggregator
 from hostagent.reacting.days import KeptDays
 from hostagent.reacting.door import Door
 from hostagent.reacting.evidence import Moment
 from hostagent.reacting.matching import Launcher, SessionRule, is_idle
 from hostagent.reacting.money import DayPurses, TaskPurse
-from hostagent.reacting.naming import PROTOCOLS, key_of, key_of_selector, selector_of
+from hostagent.reacting.naming import key_of, key_of_selector, selector_of
 from hostagent.reacting.offers import Offers
 from hostagent.reacting.prices import Prices, Provider
 from hostagent.reacting.session import Beginning, Readings, Role, Session
@@ -103,7 +103,7 @@ class Reacting:
     """`running` around everything; `work` in a task of its own. `own_addresses` None: any address may be ours.
 
     `identity` None: it has no peers, and says nothing. `acts`: False while a person only wants to see what it would do:
-    nothing is paced then.
+    nothing is paced then. `marks_survive`: whether packets to an address keep their marks, by all that is known.
     """
 
     def __init__(
@@ -120,6 +120,7 @@ class Reacting:
         say: Callable[[str, str], object],
         acts: Callable[[], bool] = lambda: True,
         views: Views | None = None,
+        marks_survive: Callable[[str], bool] = lambda _remote: True,
         make_reactor: ReactorMaker = reactor_for_task,
         listen: Sequence[str] = ("0.0.0.0", "::"),  # noqa: S104 - peers are anywhere
         port: int = SESSION_PORT,
@@ -137,6 +138,7 @@ class Reacting:
         self._on_change = on_change
         self._say = say
         self._views = views
+        self._marks_survive = marks_survive
         self._make_reactor = make_reactor
         self._listen = tuple(listen)
         self._port = port
@@ -226,7 +228,7 @@ class Reacting:
             raise Refused("too-many-sessions", f"there are {SESSIONS_MAX} sessions, and no room for more")
         role = role_of(request, peer_addresses=self._peer_addresses, acts=self._acts())
         policy = policy_of(request, self.tasks)
-        self._check_engine(request)
+        check_engine(self._engine(), request)
         view = self._read_views([key])[0] if role is not Role.RECEIVER_PAYS else None
         name = secrets.token_hex(16)
         beginning = Beginning(
@@ -265,6 +267,7 @@ class Reacting:
                 make_reactor=self._maker(policy),
                 purse=purse,
                 moment=moment,
+                marks_survive=lambda: self._marks_survive(beginning.flow.destination),
             )
         except (ConfigurationError, LocalProtocolError) as error:
             raise Refused("bad-policy", str(error)) from error
@@ -299,21 +302,6 @@ class Reacting:
         except EnvironmentFault as fault:
             raise Refused("cannot-keep-account", str(fault)) from fault
 
-    def _check_engine(self, request: api.SessionRequest) -> None:
-        if request.sends and not request.adapts and (limit := self._limit(Ability.PACE_FLOW)):
-            raise Refused("cannot-pace", limit)
-        if not request.sends and not self._counts_marks(PROTOCOLS[request.protocol]):
-            raise Refused("cannot-count", "this engine counts no marks of what arrives")
-
-    def _limit(self, ability: Ability) -> str:
-        return next((limit.cause for limit in self._engine().limits if limit.ability is ability), "")
-
-    def _counts_marks(self, protocol: int) -> bool:
-        """A meter that cannot see marks must not report that there are none."""
-        if self._engine().name is EngineName.SOCKETS or self._limit(Ability.COUNT):
-            return False
-        return protocol != socket.IPPROTO_UDP or not self._limit(Ability.COUNT_UDP)
-
     async def close(self, session: str) -> None:
         """A person's or a program's word: no rule gives that flow another one. Raises Refused."""
         if session not in self._sessions:
@@ -342,6 +330,11 @@ class Reacting:
         self._automatic = {key: each for key, each in self._automatic.items() if each != name}
         self._news.pop(name).set()
         self._on_change()
+
+    def destinations(self) -> list[str]:
+        """Where flows go that follow marks."""
+        sending = (each for each in self._sessions.values() if each.role is not Role.RECEIVER_PAYS)
+        return list(dict.fromkeys(each.beginning.flow.destination for each in sending))
 
     def sessions(self) -> tuple[api.Session, ...]:
         """The latest first."""
@@ -515,7 +508,7 @@ class Reacting:
     async def _pace(self) -> None:
         """Only when something has changed."""
         wanted = tuple(self._paced.values()) if self._acts() else ()
-        if wanted == self._asked or self._limit(Ability.PACE_FLOW):
+        if wanted == self._asked or limit_of(self._engine(), Ability.PACE_FLOW):
             return
         self._pace_ns = self._clock.monotonic_ns()
         try:
@@ -650,7 +643,7 @@ class Reacting:
             return disbelief
         if terms.payer is Payer.RECEIVER:
             return self._on_offer(peer, terms, key)
-        if not self._counts_marks(key.protocol):
+        if not counts_marks(self._engine(), key.protocol):
             return Disbelief.NOT_COUNTED
         moment = self._now()
         was_there = self._aggregator.get(terms.session) is not None

@@ -173,7 +173,9 @@ class Session:
         make_reactor: ReactorMaker | None,
         purse: TaskPurse | None,
         moment: Moment,
+        marks_survive: Callable[[], bool] = lambda: True,
     ) -> None:
+        """`marks_survive`: False once the way of what we send is known to take ECN off, or to drop what has it."""
         self.beginning = beginning
         self.wire = beginning.session  # how both ends call it; a receiver that pays hears it from its sender
         self.is_over = False
@@ -184,7 +186,8 @@ class Session:
         self._purse = purse
         self._moment = moment
         self._since = moment
-        self._evidence = Evidence(prices, begun_ns=moment.ns)
+        self._marks_survive = marks_survive if beginning.role is not Role.RECEIVER_PAYS else lambda: True
+        self._evidence = Evidence(prices, begun_ns=moment.ns, marks_survive=self._marks_survive)
         self._recent = _Recent()
         self._decision = RateDecision(target_bit_s=None, verdict=Verdict.LET_GO, reason="nothing was heard yet")
         self._source = ""
@@ -509,7 +512,7 @@ class Session:
         """Whether the transport's own counts could be of use: no receiver tells us, or its marks are bleached."""
         if self.role is not Role.SENDER_PAYS:
             return False
-        return not self._evidence.is_billed or self._evidence.marks.is_bleached
+        return not self._evidence.is_billed or self._evidence.marks.is_bleached or not self._marks_survive()
 
     @property
     def paced(self) -> PacedFlow | None:
@@ -525,7 +528,7 @@ class Session:
         # ECT only where the far end counts: what is marked unseen is charged all the same. And where it has no agent,
         # the transport has to hear of marks, or nobody here does.
         counts = self.role is Role.OBEYS or self._evidence.marks.last is not None
-        return PacedFlow(key=key, pace_bit_s=pace, answers_marks=counts)
+        return PacedFlow(key=key, pace_bit_s=pace, answers_marks=counts and self._marks_survive())
 
     @property
     def decision(self) -> RateDecision:

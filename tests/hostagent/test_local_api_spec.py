@@ -23,14 +23,15 @@ SPEC = (ROOT / "docs" / "spec" / "local-api.md").read_text(encoding="utf-8")
 FLAT = " ".join(SPEC.split())
 VIEWS = "".join(
     (ROOT / "hostagent" / f"{name}.py").read_text(encoding="utf-8")
-    for name in ("views", "payments/view", "traffic", "steering")
+    for name in ("views", "payments/view", "paths/view", "traffic", "steering")
 )
 PARTLY = {"LinkAccount", "LossLine", "SettlementLine", "PathAlternative", "StatementLine", "WhyLine"}
+PARTLY |= {"Finding", "Access", "PathCheck", "Figure", "MapAlternative", "MapNode", "MapLink"}
 PARTLY |= {"Warning", "Limit", "Gateway"}  # in the examples of the values that they are parts of
-NOT_OURS = (api.ApiValue, api.Telling, api.TaskPolicy)  # the last one is explained in the sample configuration
+NOT_OURS = (api.ApiValue, api.Telling, api.TaskPolicy, api.ProbeReport)  # explained in documents of their own
 WHOLE = {
     each.__name__: each
-    for each in (*vars(api).values(), endpoints.Trust, endpoints.SessionEnd, endpoints.Problem)
+    for each in (*vars(api).values(), endpoints.Trust, endpoints.SessionEnd, endpoints.Problem, endpoints.ProbeRequest)
     if isinstance(each, type) and issubclass(each, msgspec.Struct) and each not in NOT_OURS
 }
 OWN_EXAMPLES = sorted(WHOLE.keys() - PARTLY)
@@ -54,9 +55,10 @@ def test_every_endpoint_is_there_and_no_other() -> None:
 
 def test_the_client_has_a_method_for_every_endpoint() -> None:
     named = {"answers": "answer", "mode": "set_mode", "worths": "set_worth", "end": "end_session"}
-    named["worth"] = "set_session_worth"
+    named |= {"worth": "set_session_worth", "access": "set_access"}
+    asking = {"map": "network_map", "probe": "probing", "probes": "probe"}
     changes = {named.get(each.name, each.name) for each in CHANGES} | {"open_session"}
-    others = {each.name.removesuffix(".json") for each in ENDPOINTS if each not in CHANGES}
+    others = {asking.get(each.name, each.name.removesuffix(".json")) for each in ENDPOINTS if each not in CHANGES}
     assert {name for name in vars(LocalClient) if not name.startswith("_")} == changes | others
 
 

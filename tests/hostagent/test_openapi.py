@@ -31,7 +31,12 @@ from hostagent.server import LocalServer
 ROOT = Path(__file__).parents[2]
 STORED = ROOT / "docs" / "spec" / "openapi.json"
 REGENERATE = "python -m hostagent.openapi > docs/spec/openapi.json"
-QUERIES = {"session": {"session": "0" * 32}, "why": {"flow": "rsync"}, "statement": {"month": "2026-11"}}
+QUERIES = {
+    "probe": {"number": 1},
+    "session": {"session": "0" * 32},
+    "why": {"flow": "rsync"},
+    "statement": {"month": "2026-11"},
+}
 BODIES = {
     "answers": "Answer",
     "mode": "ModeChange",
@@ -41,6 +46,8 @@ BODIES = {
     "end": "SessionEnd",
     "worth": "SessionWorth",
     "sessions": "SessionRequest",
+    "access": "AccessChange",
+    "probes": "ProbeRequest",
 }
 DOCUMENT = document()
 

@@ -64,8 +64,10 @@ BODIES = {
         {"protocol": "udp", "local": "127.0.0.1", "local_port": 1, "remote": "127.0.0.1", "remote_port": 2}
     ),
     "trust": json.dumps({"fingerprint": "0" * 64}),
+    "access": json.dumps({"interface": "wlan0"}),
+    "probes": json.dumps({"destination": "127.0.0.1"}),
 }
-QUERIES = {"session": "?session=" + "0" * 32, "why": "?flow=rsync", "statement": "?month=2026-11"}
+QUERIES = {"probe": "?number=1", "session": "?session=" + "0" * 32, "why": "?flow=rsync", "statement": "?month=2026-11"}
 
 
 # --- the decision -----------------------------------------------------------------------------------------------------
@@ -277,7 +279,7 @@ async def test_processes_of_real_users_get_what_they_may(
         read, spent = answers[: len(READS)], answers[len(READS) :]
         assert {status for status, _ in read} == {200 if may_read else 403}
         assert {status for status, _ in spent} == {200 if may_spend else 403}
-        assert len(desk.told) == (len(SPENDS) if may_spend else 0) + (4 if may_read else 0)
+        assert len(desk.told) == (len(SPENDS) if may_spend else 0) + (8 if may_read else 0)
         for _, body in [*([] if may_read else read[:1]), *([] if may_spend else spent)]:
             problem = json.loads(body)
             assert problem["code"] == "not-allowed"

@@ -103,6 +103,7 @@ CHANGES: list[tuple[str, object]] = [
     ("forget", api.Forget(program="curl")),
     ("end_session", "0" * 32),
     ("set_session_worth", api.SessionWorth(session="0" * 32, worth_ppm=1_500_000)),
+    ("set_access", api.AccessChange(interface="wlan0")),
     ("reload", None),
     ("stop", None),
 ]

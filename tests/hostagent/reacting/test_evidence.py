@@ -165,6 +165,21 @@ def test_bleached_without_a_transport_that_tells_is_what_does_not_arrive() -> No
     assert 300 <= lost <= 400
 
 
+@pytest.mark.expectation(19)
+def test_a_way_that_was_checked_to_spoil_marks_is_told_by_loss_from_the_first_packet() -> None:
+    """Nothing leaves as ECT there, so that no receiver counts a mark: that is not a way without congestion."""
+    survives = True
+    heard = Evidence(prices(100), begun_ns=0, marks_survive=lambda: survives)
+    for turn in range(1, 6):
+        survives = turn < 4
+        heard.marks.on_count(count(100 * turn, 40 * turn, 0, ect=0))
+        sent = Tally(packets=100 * turn, bytes=150_000 * turn)
+        signal = heard.signal(at(100 * turn), view=view(40 * turn, retransmitted=turn), sent=sent)
+        assert signal is not None
+        assert signal.source is (Source.RECEIVER_MARKS if survives else Source.LOSS)
+    assert heard.bill.nanodollars == 0
+
+
 def test_the_far_end_goes_first_and_its_silence_is_not_filled_by_estimates() -> None:
     heard, sent = evidence(), Tally(packets=100, bytes=150_000, ect_packets=100)
     heard.signal(at(0), view=view(), sent=Tally())
