@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import click
 
@@ -16,6 +16,9 @@ from cli.agent import ask, socket_option
 from cli.command import json_option, one_line_errors
 from cli.show.text import UNKNOWN, Grid, money, per_gb, write_json, write_or
 from hostagent import api
+
+if TYPE_CHECKING:
+    from hostagent.client import LocalClient
 
 AUTO: Final = "auto"
 PPM: Final = 1_000_000
@@ -34,7 +37,7 @@ def access(interface: str, socket: Path, as_json: bool) -> None:
     its configuration says. Connections that are there keep their access.
     """
     if interface:
-        said = _change(interface, socket)
+        said = ask(socket, lambda client: _change(interface, client))
         if not as_json:
             click.echo(said)
             return
@@ -45,10 +48,14 @@ def access(interface: str, socket: Path, as_json: bool) -> None:
     show_accesses(told)
 
 
-def _change(interface: str, socket: Path) -> str:
+async def _change(interface: str, client: LocalClient) -> str:
     change = api.AccessChange(interface="" if interface == AUTO else interface)
-    ask(socket, lambda client: client.set_access(change))
-    return f"new connections go by {interface}" if change.interface else "the agent chooses, as its configuration says"
+    await client.set_access(change)
+    if not change.interface:
+        return "the agent chooses, as its configuration says"
+    if (await client.status()).mode is api.Mode.OBSERVE:
+        return f"new connections would go by {interface}, but the agent only observes: hostagent act"
+    return f"new connections go by {interface}"
 
 
 def show_accesses(accesses: Sequence[api.Access]) -> None:

@@ -9,12 +9,14 @@ from pathlib import Path
 
 import click
 
+from cli.access import access_verbs
 from cli.agent import own_state_directory
 from cli.command import json_option, one_line_errors
 from cli.deciding import deciding_verbs
 from cli.doctor import doctor
 from cli.introspection import introspection_verbs
 from cli.looking import looking_verbs
+from cli.probe import probe
 from cli.records import record_verbs
 from cli.report import bugreport
 from cli.running import running_verbs
@@ -56,6 +58,7 @@ def restore(state_directory: Path, as_json: bool) -> None:
 host_sections: tuple[tuple[str, tuple[click.Command, ...]], ...] = (
     ("Run it", (up, *running_verbs)),
     ("Look at it", looking_verbs),
+    ("The network around it", (probe, *access_verbs)),
     ("Tell it what you want", (*deciding_verbs, run_task)),
     ("Follow the price of congestion", session_verbs),
     ("What was", record_verbs),

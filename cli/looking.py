@@ -12,6 +12,7 @@ import click
 
 from cli.agent import ask, socket_option
 from cli.command import json_option, one_line_errors
+from cli.paths import paths
 from cli.show.text import write_json
 
 
@@ -155,21 +156,6 @@ def budget(socket: Path, as_json: bool) -> None:
     from cli.show.amounts import show_budgets
 
     show_budgets(told)
-
-
-@click.command()
-@socket_option
-@json_option
-@one_line_errors
-def paths(socket: Path, as_json: bool) -> None:
-    """Paths that gateways offer towards those whom we pay to reach, and what each costs."""
-    told = ask(socket, lambda client: client.paths())
-    if as_json:
-        write_json(told)
-        return
-    from cli.show.state import show_paths
-
-    show_paths(told)
 
 
 @click.command()

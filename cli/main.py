@@ -1,5 +1,5 @@
-"""`hostagent`: the one command. Verbs live in `cli.host`, `cli.services`, `cli.secretary` and `cli.lab`; each imports
-what it needs when it runs.
+"""`hostagent`: the one command. Verbs live in `cli.host`, `cli.services`, `cli.secretary`, `cli.cartographer` and
+`cli.lab`; each imports what it needs when it runs.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ import sys
 
 import click
 
+from cli.cartographer import cartographer
 from cli.host import host_sections
 from cli.lab import lab
 from cli.secretary import secretary
@@ -27,7 +28,7 @@ def main() -> None:
         stream.reconfigure(errors="replace")  # type: ignore[union-attr]
 
 
-for title, verbs in (*host_sections, ("Other parts", (gateway, secretary, lab))):
+for title, verbs in (*host_sections, ("Other parts", (gateway, secretary, cartographer, lab))):
     main.add_section(title, verbs)
 
 if __name__ == "__main__":

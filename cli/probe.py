@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import shutil
 import signal
 import sys
@@ -90,6 +91,8 @@ def probe(
         raise click.UsageError("-4 and -6 exclude each other")
     if as_json and as_csv:
         raise click.UsageError("--json and --csv exclude each other")
+    if math.isnan(interval):  # which no range keeps out
+        raise click.UsageError("--interval is a number of seconds")
     if port is not None and transport == "icmp":
         raise click.UsageError("ICMP has no ports: add --udp or --tcp")
     request = ProbeRequest(

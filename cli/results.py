@@ -12,6 +12,7 @@ from typing import Any, Final, get_args
 
 import msgspec
 
+from cartographer.replay import Summary as PathSummary
 from hostagent import api
 
 
@@ -158,17 +159,30 @@ class ScenarioName(Result, frozen=True, kw_only=True):
     kind: str = SCENARIO
 
 
+class Listening(Result, frozen=True, kw_only=True):
+    """A service that is ready."""
+
+    event: str
+    listen: tuple[str, ...]
+    hosts: int
+
+
+class ReplayedPaths(Result, frozen=True, kw_only=True):
+    """The last line of `cartographer replay`."""
+
+    summary: PathSummary
+
+
 @cache
 def types() -> dict[str, Any]:
     """By verb. `lab run` has its document in docs/lab.md; verbs that print no JSON are not here."""
+    from cartographer.campus.messages import CampusStatus
+    from cartographer.measuring.report import ProbeReport
+    from cartographer.replay import Line as PathLine
     from cli.doctor_report import Report
+    from cli.paths import PathsDocument
     from gateway.admin import GatewayStatus
     from lab.simulator.results import Results
-    from lab.studies.bursts import BurstStudy
-    from lab.studies.cutoff import CutoffStudy
-    from lab.studies.metro import MetroStudy
-    from lab.studies.signals import SignalStudy
-    from lab.studies.timely import TimelyStudy
     from pricereactor.policy import PolicyFile
     from secretary import messages
     from secretary.money.statements import Statement, Traced
@@ -187,7 +201,9 @@ def types() -> dict[str, Any]:
         "networks": tuple[api.Network, ...],
         "prices": tuple[api.Price, ...],
         "budget": tuple[api.Budget, ...],
-        "paths": api.Paths,
+        "paths": PathsDocument,
+        "access": tuple[api.Access, ...],
+        "probe": ProbeReport,
         "accounts": api.Accounts,
         "history": tuple[api.HistoryRow, ...],
         "statement": api.Statement,
@@ -214,10 +230,36 @@ def types() -> dict[str, Any]:
         "secretary statement": Statement,
         "secretary trace": Traced,
         "secretary replay": Line | Rehearsed,
+        "cartographer replay": PathLine | ReplayedPaths,
+        "cartographer serve": Listening,
+        "cartographer status": CampusStatus,
         "lab list": tuple[ScenarioName, ...],
         "lab simulate": Results,
-        "lab study": BurstStudy | CutoffStudy | MetroStudy | SignalStudy | TimelyStudy,
+        "lab study": _study(),
     }
+
+
+def _study() -> Any:
+    """One of them."""
+    from lab.studies.bursts import BurstStudy
+    from lab.studies.competition import CompetitionStudy
+    from lab.studies.cutoff import CutoffStudy
+    from lab.studies.metro import MetroStudy
+    from lab.studies.oscillation import OscillationStudy
+    from lab.studies.pooling import PoolingStudy
+    from lab.studies.signals import SignalStudy
+    from lab.studies.timely import TimelyStudy
+
+    return (
+        BurstStudy
+        | CompetitionStudy
+        | CutoffStudy
+        | MetroStudy
+        | OscillationStudy
+        | PoolingStudy
+        | SignalStudy
+        | TimelyStudy
+    )
 
 
 ACTIONS: Final = (

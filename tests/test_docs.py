@@ -16,6 +16,7 @@ from pathlib import Path
 import click
 import pytest
 
+import cartographer.campus.configuration
 import gateway.configuration
 import hostagent.configuration
 import lab.simulator.experiment
@@ -242,6 +243,8 @@ def test_every_configuration_loads(block: Block, tmp_path: Path) -> None:
         secretary.configuration.load(path)
     elif "nodes" in table:
         lab.topology.load(path)
+    elif "listen" in table.get("campus", {}):
+        cartographer.campus.configuration.load(path)
     elif "flows" in table:
         lab.simulator.experiment.load(path)
     else:

@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 from rich.console import Console
-from snapshots import NOVEMBER, household
+from snapshots import HOUSEHOLD_MAP, HOUSEHOLD_WAYS, NOVEMBER, WAYS, household
 
 from billpay.errors import BillpayError
 from hostagent import api
@@ -87,6 +87,15 @@ class Script:
 
     async def set_session_worth(self, change: api.SessionWorth) -> None:
         self._told(change)
+
+    async def set_access(self, change: api.AccessChange) -> None:
+        self._told(change)
+
+    async def ways(self, destination: str) -> tuple[api.Way, ...]:
+        return tuple(each for each in (*WAYS, *HOUSEHOLD_WAYS) if destination in ("", each.destination))
+
+    async def network_map(self, destination: str) -> api.NetworkMap:
+        return HOUSEHOLD_MAP
 
 
 def home(**changes: Any) -> tuple[AgentApp, Script]:

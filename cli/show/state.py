@@ -8,10 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from cli.show.text import (
-    WIDE_COLUMNS,
     Grid,
     bit_rate,
-    columns,
     facts,
     moment,
     money,
@@ -129,23 +127,6 @@ def show_worths(worths: Sequence[api.Worth]) -> None:
         left = "" if each.seconds_left is None else span(each.seconds_left)
         grid.add(each.program, each.kind or "", per_gb(each.nanodollars_per_mb), each.term.value, left)
     write_or(grid, "nobody said anything of any program; `hostagent kinds` shows what the table of kinds says")
-
-
-def show_paths(paths: api.Paths) -> None:
-    is_wide = columns() >= WIDE_COLUMNS
-    grid = Grid("to", "by", ">choice", "", ">toll", ">delay", ">age", *(["|why"] if is_wide else []))
-    for each in paths.alternatives:
-        grid.add(
-            each.destination,
-            each.as_name,
-            str(each.alternative),
-            "chosen" if each.chosen else "",
-            money(each.toll_nanodollars),
-            "?" if each.delay_ns is None else f"{each.delay_ns / 1e6:.1f} ms",
-            "?" if each.age_s is None else span(each.age_s),
-            *([each.reason] if is_wide else []),
-        )
-    write_or(grid, "no paths: nothing is paid for by a gateway that offers any")
 
 
 def show_prices(prices: Sequence[api.Price]) -> None:

@@ -60,6 +60,7 @@ def test_the_one_in_use_comes_first_with_its_cost_and_who_chose_it(ask: Run) -> 
 
 @pytest.mark.row("BP-60")
 def test_a_word_is_told_and_taken_back(agent: FakeAgent, ask: Run) -> None:
+    in_mode(agent, api.Mode.ACT)
     assert ask("wwan0").stdout == "new connections go by wwan0\n"
     assert ask("auto").stdout == "the agent chooses, as its configuration says\n"
     assert agent.desk.told == [api.AccessChange(interface="wwan0"), api.AccessChange(interface="")]
@@ -75,3 +76,13 @@ def test_an_interface_that_leads_nowhere_is_refused(agent: FakeAgent, ask: Run) 
 
 def test_for_programs_it_is_the_values(ask: Run) -> None:
     assert msgspec.json.decode(ask("--json").stdout, type=tuple[api.Access, ...]) == ACCESSES
+
+
+def test_an_agent_that_only_observes_does_not_say_that_it_moves_anything(agent: FakeAgent, ask: Run) -> None:
+    in_mode(agent, api.Mode.OBSERVE)
+    assert ask("wwan0").stdout == "new connections would go by wwan0, but the agent only observes: hostagent act\n"
+
+
+def in_mode(agent: FakeAgent, mode: api.Mode) -> None:
+    shown = agent.desk.shown
+    agent.desk.shown = msgspec.structs.replace(shown, status=msgspec.structs.replace(shown.status, mode=mode))

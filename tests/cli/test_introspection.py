@@ -23,7 +23,7 @@ from cli.results import schema, types
 
 SHELL_S = 60
 NO_JSON = {
-    *("run", "tui", "schema", "completions", "gateway run", "gateway mark-price"),
+    *("run", "tui", "schema", "completions", "gateway run", "gateway mark-price", "gateway reload"),
     *("secretary run", "secretary notify"),
 }
 """They start something, or what they print is a document already; `lab run` has its own in docs/lab.md."""
@@ -110,7 +110,7 @@ def complete_in_bash(line: str, environment: dict[str, str]) -> set[str]:
     ("line", "offered"),
     [
         ("hostagent st", {"status", "statement"}),
-        ("hostagent gateway ", {"run", "status", "mark-price"}),
+        ("hostagent gateway ", {"run", "status", "mark-price", "reload"}),
         ("hostagent up --o", {"--observe"}),
         ("hostagent up --show ", {"auto", "tui", "plain", "none"}),
         ("hostagent answer 7 ", {"yes", "no"}),

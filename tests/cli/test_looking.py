@@ -124,7 +124,7 @@ def test_empty_answers_say_what_is_missing(run: Run, agent: FakeAgent) -> None:
         accounts=api.Accounts(links=()),
         paths=api.Paths(),
     )
-    for verb in ("flows", "programs", "kinds", "rules", "networks", "prices", "budget", "paths", "accounts", "inbox"):
+    for verb in ("flows", "programs", "kinds", "rules", "networks", "prices", "budget", "accounts", "inbox"):
         done = run(verb)
         assert (done.exit_code, len(done.stdout.splitlines())) == (0, 1), verb
     assert "no network" in run("preview").stdout

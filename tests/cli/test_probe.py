@@ -318,3 +318,9 @@ def test_ctrl_c_in_a_terminal_shows_what_there_is(net: ProbedPath) -> None:
     assert "10.8.3.2" in last
     assert "stopped early" in last
     assert last.strip().endswith("hostagent: interrupted")
+
+
+def test_an_interval_that_is_no_number_is_a_wrong_option() -> None:
+    result = CliRunner().invoke(probe, ["203.0.113.1", "--interval", "nan"])
+    assert result.exit_code == ExitCode.USAGE
+    assert "--interval" in result.output
