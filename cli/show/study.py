@@ -64,6 +64,8 @@ def _words(field: str) -> str:
 
 
 def _text(value: Any) -> str:
+    if value is None:  # it never came to that, or nobody can say
+        return "–"
     if isinstance(value, Enum):
         return str(value.value)
     if isinstance(value, float):
