@@ -438,8 +438,9 @@ class Cartographer:
         for name in reversed(self._map.destinations()) if destination is None else (destination,):
             record = self._map.get(name)
             if record is not None:
-                unasked = {DEFAULT: Deciding(self._wants[DEFAULT], self._chooser_terms)}
-                for deciding in (self._deciding.get(name) or unasked).values():
+                classes = self._deciding.get(name)
+                unasked = () if classes else (Deciding(self._wants[DEFAULT], self._chooser_terms),)
+                for deciding in classes.values() if classes else unasked:
                     yield from seen.ways_of(name, record, deciding, now_ns)
 
     def active(self, now_ns: int) -> Iterator[str]:
@@ -555,7 +556,7 @@ class Cartographer:
         record = self._map.get(destination)
         classes = self._deciding.get(destination) or {}
         deciding = classes.get(DEFAULT) or next(iter(classes.values()), None)
-        if record is None:
+        if record is None or not record.isps:  # of a destination of ordinary sockets no ISP is known
             return ()
         if deciding is None:
             deciding = Deciding(self._wants[DEFAULT], self._chooser_terms)

@@ -21,6 +21,8 @@ from hostagent import api
 
 ALTERNATIVES_MAX: Final = 500
 NODES_MAX: Final = 2000
+WAYS_MAX: Final = 4000
+"""On the map, the latest used first: the agent has other things to do, too."""
 HERE_NAME: Final = "here"
 ANYWHERE_NAME: Final = "destinations"
 NS_PER_S: Final = 1_000_000_000
@@ -139,7 +141,8 @@ def map_of(
 ) -> api.NetworkMap:
     """Who is behind whom, and what of it the traffic takes. `destination` "": everything."""
     topology = cartographer.topology
-    ways = [fact for fact in cartographer.ways(now.ns, destination or None) if fact.seen]
+    lately = islice(cartographer.ways(now.ns, destination or None), WAYS_MAX)
+    ways = [fact for fact in lately if fact.seen]
     links = topology.links()
     if destination:
         on_the_way = {hop for fact in ways for hop in _hops(fact.way)}

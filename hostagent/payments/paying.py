@@ -64,6 +64,8 @@ from secretary.client import RemoteSecretary, SecretaryClient
 LOG = logging.getLogger("hostagent")
 TURN_S = 0.2
 QUICK_TURN_S = 0.02
+QUICK_TURN_REST = 10
+"""With thousands of flows one takes long: so many times as long there is none."""
 SECOND_S = 1.0
 DESCRIPTIONS_EVERY_S = 5
 
@@ -131,6 +133,7 @@ class Paying:
         self._counters: CounterFile | None = None
         self._hurry = asyncio.Event()
         self._since_turn = 0
+        self._quick_turn_s = QUICK_TURN_S
         self._on_change = on_change
         self._telling = Telling()
         self._tell_person = tell
@@ -256,6 +259,7 @@ class Paying:
             with contextlib.suppress(ReaderUnavailable):
                 if not self._hurry.is_set() and now_s - turned_s < TURN_S:
                     await self._tell_flows(time.monotonic_ns())
+                    self._quick_turn_s = max(QUICK_TURN_S, QUICK_TURN_REST * (time.monotonic() - now_s))
                     continue
                 self._hurry.clear()
                 turned_s = now_s
@@ -266,7 +270,7 @@ class Paying:
         """Traffic that moves to another way does so by round trips, which are shorter than a turn."""
         now_ns = time.monotonic_ns()
         due_ns = self._flows.cartographer.next_move_ns(now_ns)
-        return TURN_S if due_ns is None else min(TURN_S, max(QUICK_TURN_S, (due_ns - now_ns) / 1e9))
+        return TURN_S if due_ns is None else min(TURN_S, max(self._quick_turn_s, (due_ns - now_ns) / 1e9))
 
     async def _turn(self) -> None:
         now_ns, unix_s = time.monotonic_ns(), int(time.time())
