@@ -157,18 +157,16 @@ def _places(config: Path | None, socket: Path | None, state_directory: Path | No
 def _serve(places: Places, *, mode: str | None, trial_s: int | None, seconds: int | None) -> None:
     from hostagent.daemon import run
 
-    async def life() -> None:
-        if seconds is not None:
-            asyncio.get_running_loop().call_later(seconds, os.kill, os.getpid(), signal.SIGTERM)
-        await run(
+    asyncio.run(
+        run(
             places.config,
             socket=places.socket,
             state_directory=places.state_directory,
             mode=None if mode is None else api.Mode(mode),
             trial_s=trial_s or 0,  # nobody looks on who could confirm, unless it was asked for
+            seconds=seconds,
         )
-
-    asyncio.run(life())
+    )
 
 
 # -- beside it -------------------------------------------------------------------------------------------------------

@@ -98,15 +98,18 @@ class Reloading(Protocol):
         ...
 
 
-async def serve(name: str, state_directory: Path, make: Callable[[], Daemon]) -> None:
-    """The life of a daemon from its lock to its end. Raises what keeps it from starting or working."""
+async def serve(name: str, state_directory: Path, make: Callable[[], Daemon], *, seconds: float | None = None) -> None:
+    """The life of a daemon from its lock to its end. Raises what keeps it from starting or working.
+
+    `seconds`: it ends by itself, so long after it was up.
+    """
     with locked(state_directory):
         journal.set_up(sys.stderr, state_directory)
         show_where_it_hangs()
         daemon = make()
         async with daemon.running():
             LOG.info("%s is up", name)
-            await until_told_to_stop(daemon.work(), daemon)
+            await until_told_to_stop(daemon.work(), daemon, seconds=seconds)
             LOG.info("stopping")
 
 
@@ -118,9 +121,14 @@ def show_where_it_hangs() -> None:
 
 
 async def until_told_to_stop(
-    work: Coroutine[object, object, None], daemon: object = None, *, notifier: Notifier | None = None
+    work: Coroutine[object, object, None],
+    daemon: object = None,
+    *,
+    notifier: Notifier | None = None,
+    seconds: float | None = None,
 ) -> None:
-    """Everything is up: runs `work` until SIGTERM or SIGINT cancels it; a fault in it is raised here.
+    """Everything is up: runs `work` until SIGTERM or SIGINT cancels it, or `seconds` are over; a fault in it is raised
+    here.
 
     `daemon`: what may be Reporting, Beating and Reloading. The handlers stay: a second signal does not end a daemon
     that is just putting the kernel back.
@@ -132,6 +140,8 @@ async def until_told_to_stop(
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, told.set)
     loop.add_signal_handler(signal.SIGHUP, told.set if os.isatty(0) else life.ask_reload)
+    if seconds is not None:
+        loop.call_later(seconds, told.set)
     beside = [loop.create_task(part) for part in (_wait(told), life.reload_when_asked(), life.feed())]
     life.begin()
     try:

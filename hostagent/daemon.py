@@ -74,15 +74,17 @@ async def run(
     state_directory: Path | None = None,
     mode: api.Mode | None = None,
     trial_s: int = 0,
+    seconds: int | None = None,
 ) -> None:
-    """Until SIGTERM or SIGINT. Without a file everything is found out. `mode`: what a person says with the start.
+    """Until SIGTERM or SIGINT, or for so many seconds. Without a file everything is found out. `mode`: what a person
+    says with the start.
 
     Raises ConfigurationError or EnvironmentFault when it cannot start.
     """
     configuration = configuration_for(config_path, socket=socket, state_directory=state_directory)
     first = None if mode is None else api.ModeChange(mode=mode, trial_s=trial_s)
     name, directory = configuration.agent.name, configuration.state_directory
-    await serve(name, directory, lambda: Agent(configuration, config_path, first=first, gives_up=True))
+    await serve(name, directory, lambda: Agent(configuration, config_path, first=first, gives_up=True), seconds=seconds)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
