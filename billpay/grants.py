@@ -16,6 +16,9 @@ from billpay.messages import Grant, GrantReceipt, Signed
 from billpay.signing import fingerprint_of, verify
 
 NS_PER_S = 1_000_000_000
+MAX_BURST_NANODOLLARS = 9_000_000_000
+"""More at once is not admitted, whatever a grant says: in nanodollar·ns the bucket fits 63 bits, and $9 of burst are
+hundreds of the largest payments."""
 
 
 class Refusal(enum.Enum):
@@ -48,7 +51,7 @@ class GrantGate:
     def __init__(self, grant: Grant, *, now_ns: int) -> None:
         self.grant = grant
         self._rate = grant.rate_nanodollars_per_s
-        self._burst = grant.burst_nanodollars * NS_PER_S
+        self._burst = _burst_of(grant)
         self._tokens = self._burst
         self._last_ns = now_ns
         self._latest_unix_s = 0
@@ -72,7 +75,7 @@ class GrantGate:
             self._fill(now_ns)
         self.grant = grant
         self._rate = grant.rate_nanodollars_per_s
-        self._burst = grant.burst_nanodollars * NS_PER_S
+        self._burst = _burst_of(grant)
         self._tokens = min(self._tokens, self._burst)
         return None
 
@@ -105,6 +108,10 @@ class GrantGate:
             tokens = self._tokens + elapsed * self._rate
             self._tokens = tokens if tokens < self._burst else self._burst
             self._last_ns = now_ns
+
+
+def _burst_of(grant: Grant) -> int:
+    return min(grant.burst_nanodollars, MAX_BURST_NANODOLLARS) * NS_PER_S
 
 
 def verify_receipt(signed: Signed, public_key: bytes, gateway: str, *, final: bool = True) -> GrantReceipt:

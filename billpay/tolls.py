@@ -22,6 +22,9 @@ CLASS_UNPAID = 0
 CLASS_PAID_HIGHEST = 7
 CLASS_CONTROL = 8
 
+DRAWS = 1 << 32
+"""A draw is one of so many."""
+
 DEFAULT_GAIN_LOAD_PPM = 400_000
 """Share of the toll unit that one period of 100 % overload adds: a unit of 1/8 of the cap reaches the cap in 20
 periods at 2x.
@@ -70,38 +73,47 @@ class EgressToll:
         cap = schedule.cap_nanodollars
         self._cap = (1 << 62) if cap is None else cap * PICODOLLARS_PER_NANODOLLAR
 
-    def uncapped_picodollars(self, size_bytes: int, amount_nanodollars: int) -> int:
-        """Fixed + congestion + proportional part; the proportional part rounds down, in the payer's favour."""
-        toll = self._fixed + self._per_byte * size_bytes + self.congestion_picodollars
+    def uncapped_picodollars(self, size_bytes: int, amount_nanodollars: int, segments: int = 1) -> int:
+        """Fixed + congestion + proportional part; the proportional part rounds down, in the payer's favour.
+
+        `size_bytes`: of all segments together; each of them carries the amount.
+        """
+        toll = self._fixed + self.congestion_picodollars
         if self._proportional:
             toll += amount_nanodollars * PICODOLLARS_PER_NANODOLLAR * self._proportional // PPM
-        return toll
+        return toll * segments + self._per_byte * size_bytes
 
-    def picodollars(self, size_bytes: int, amount_nanodollars: int) -> int:
-        """The toll of a packet, capped. `uncapped_picodollars` minus this is what the cap cut: count it for
-        the audit.
+    def picodollars(self, size_bytes: int, amount_nanodollars: int, segments: int = 1) -> int:
+        """The toll of a packet, or of all segments of an offloaded one, capped. `uncapped_picodollars` minus this is
+        what the cap cut: count it for the audit.
         """
-        toll = self.uncapped_picodollars(size_bytes, amount_nanodollars)
-        return self._cap if toll > self._cap else toll
+        toll = self.uncapped_picodollars(size_bytes, amount_nanodollars, segments)
+        cap = self._cap * segments
+        return cap if toll > cap else toll
 
-    def retain(self, toll_picodollars: int, amount_nanodollars: int) -> int:
+    def retain(self, toll_picodollars: int, amount_nanodollars: int, segments: int = 1) -> int:
         """Takes a toll out of an amount: whole nanodollars to keep, at most the amount; the rest goes to the carry.
 
         A packet that has less than its toll leaves all it has, and nothing of the shortfall is carried on to others.
+        The segments of an offloaded packet keep the same of the same amount: what does not divide is carried.
         """
-        available = amount_nanodollars * PICODOLLARS_PER_NANODOLLAR
+        available = amount_nanodollars * PICODOLLARS_PER_NANODOLLAR * segments
         taken = (toll_picodollars if toll_picodollars < available else available) + self.carry_picodollars
-        kept = taken // PICODOLLARS_PER_NANODOLLAR
+        unit = PICODOLLARS_PER_NANODOLLAR * segments
+        kept = taken // unit
         if kept > amount_nanodollars:  # the carry would take more than there is: it waits for the next packet
             kept = amount_nanodollars
-        self.carry_picodollars = taken - kept * PICODOLLARS_PER_NANODOLLAR
+        self.carry_picodollars = taken - kept * unit
         return kept
 
 
 def must_drop(toll_picodollars: int, amount_nanodollars: int, draw: Callable[[], float]) -> bool:
-    """The drop rule for a paid packet under a congestion toll: P = (toll − x)/toll where x < toll. Draws only then."""
+    """The drop rule for a paid packet under a congestion toll: P = (toll − x)/toll where x < toll. Draws only then.
+
+    32 bits of the draw decide, in integers: the kernel's programs decide the same by the same draw.
+    """
     shortfall = toll_picodollars - amount_nanodollars * PICODOLLARS_PER_NANODOLLAR
-    return shortfall > 0 and draw() * toll_picodollars < shortfall
+    return shortfall > 0 and int(draw() * DRAWS) * toll_picodollars // DRAWS < shortfall
 
 
 def class_of(retained_nanodollars: int) -> int:

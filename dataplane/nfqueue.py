@@ -217,7 +217,9 @@ class NfqueueSocket:
                 if partial:
                     self._partial.add((queue, packet_id))
                 payload = buffer[offset + 4 : after]
-                packets.append(_new(Packet, (packet_id, queue, interface_index, mark & ~ACCEPT_BIT, payload, partial)))
+                packets.append(
+                    _new(Packet, (packet_id, queue, interface_index, mark & ~ACCEPT_BIT, payload, partial, 0))
+                )
                 return
             offset = (after + 3) & ~3
         self._not_understood(queue, packet_id)

@@ -43,6 +43,9 @@ class Packet(NamedTuple):
     partial_checksum: (
         bool  # its TCP/UDP checksum is not filled in yet (F_GSO mode only); the engine finishes it on mangling
     )
+    segment_bytes: int = (
+        0  # of an offloaded packet: what each segment's content is; 0: the packet is what it looks like
+    )
 
 
 class Verdict(NamedTuple):

@@ -37,6 +37,7 @@ from billpay.header import (
     update,
 )
 from billpay.packet import HOP_BY_HOP, IPV4_HEADER_BYTES, IPV6_HEADER_BYTES, decrement_ttl, flow_key
+from billpay.segments import Segments, segments_of
 from billpay.tolls import CLASS_CONTROL, CLASS_UNPAID, class_of, must_drop
 from dataplane.port import Action, Counters, Inject, Packet, Verdict, with_oad_mark
 from gateway.commands import (
@@ -130,7 +131,7 @@ class GatewayCore:
         Does what the long way would do with it (False: it has to take that one); without a queue nobody asks what
         arrived.
         """
-        packet_id, queue, interface, mark, payload, _ = packet
+        packet_id, queue, interface, mark, payload, _, segment_bytes = packet
         if payload[:1] == IPV4_WITHOUT_OPTIONS and len(payload) >= IPV4_HEADER_BYTES:
             destination, lifetime = payload[16:20], payload[8]
         elif len(payload) >= IPV6_HEADER_BYTES and payload[0] >> 4 == 6 and payload[6] != HOP_BY_HOP:
@@ -143,7 +144,7 @@ class GatewayCore:
             egress, index = self._find_plain_way(interface, destination)
         if egress is None or lifetime <= 1:
             return False
-        self._counters.add(egress.unpaid_packets, 1)
+        self._counters.add(egress.unpaid_packets, segments_of(payload, segment_bytes).packets if segment_bytes else 1)
         mark = with_oad_mark(mark, index) if index else mark
         actions.append(new_tuple(Verdict, (packet_id, queue, True, mark, None)))
         return True
@@ -217,7 +218,7 @@ class GatewayCore:
         if located is None:
             self._pass_unpaid(packet, route.alternatives[0], payload, now_ns, actions)
         elif isinstance(located, Malformed):
-            self._counters.add(self._reasons[located], 1)
+            self._counters.add(self._reasons[located], segments_of(payload, packet.segment_bytes).packets)
             self._pass_unpaid(packet, route.alternatives[0], payload, now_ns, actions)
         else:
             self._on_header(packet, payload, located, ingress, expected_field, route, now_ns, actions)
@@ -237,24 +238,25 @@ class GatewayCore:
         base = read_base_word(payload, located)
         offered, path_length = base >> 8, base >> 4 & 15
         amount = min(offered, ingress.packet_ceiling)
+        segments = segments_of(payload, packet.segment_bytes)
         slot_index = find_slot(payload, located, self._plan.as_number)
         alternative = route.choose(self._wish(payload, located, slot_index))
-        reason = self._why_unpaid(payload, located, ingress, expected_field, amount, now_ns)
+        reason = self._why_unpaid(payload, located, ingress, expected_field, amount, segments.packets, now_ns)
         if reason is not None:
-            self._count_refused(ingress, reason, offered)
+            self._count_refused(ingress, reason, offered, segments.packets)
             blanked = update(payload, located, amount=offered, path_length=path_length, mac_field=NO_ONE)
             self._pass_unpaid(packet, alternative, blanked, now_ns, actions, located=located)
             return
         if amount < offered:
-            self._counters.add(ingress.cut, offered - amount)
-            self._counters.add(ingress.cut_packets, 1)
-            self._alarm(OVER_CEILING, ingress.name)
+            self._counters.add(ingress.cut, (offered - amount) * segments.packets)
+            self._counters.add(ingress.cut_packets, segments.packets)
+            self._alarm(OVER_CEILING, ingress.name, segments.packets)
         if amount:
-            self._counters.add(ingress.received, amount)
-            self._counters.add(ingress.received_packets, 1)
+            self._counters.add(ingress.received, amount * segments.packets)
+            self._counters.add(ingress.received_packets, segments.packets)
         egress = self.links[alternative.link]
         control = egress.scheduler is not None and is_control(payload)
-        kept = self._charge(egress, len(payload), amount, may_drop=not control)
+        kept = self._charge(egress, segments, amount, may_drop=not control)
         if kept is None:
             actions.append(Verdict(packet.packet_id, packet.queue, False))
             return
@@ -273,17 +275,17 @@ class GatewayCore:
             )
         else:  # nobody behind us could take it: what is left stays here, and the packet goes on as an ordinary one
             payload = strip(payload, located)
-            self._counters.add(egress.kept, left)
+            self._counters.add(egress.kept, left * segments.packets)
             left = 0
         service_class = CLASS_CONTROL if control else class_of(kept) if amount else CLASS_UNPAID
         self._leave(packet, alternative, egress, payload, goes_on, left, service_class, now_ns, actions)
 
-    def _count_refused(self, ingress: LinkState, reason: Unpaid, offered: int) -> None:
-        self._counters.add(self._reasons[reason], 1)
+    def _count_refused(self, ingress: LinkState, reason: Unpaid, offered: int, segments: int) -> None:
+        self._counters.add(self._reasons[reason], segments)
         if reason is Unpaid.NEVER_PAYS or reason is Unpaid.OVER_MIRROR:
-            self._counters.add(ingress.role_refused, offered)
-            self._counters.add(ingress.role_refused_packets, 1)
-        self._alarm(reason.value, ingress.name)
+            self._counters.add(ingress.role_refused, offered * segments)
+            self._counters.add(ingress.role_refused_packets, segments)
+        self._alarm(reason.value, ingress.name, segments)
 
     def _isp_oad_word(self, route: Route, alternative: Alternative) -> int:
         """Made once for each bitmap and choice."""
@@ -316,6 +318,7 @@ class GatewayCore:
         ingress: LinkState,
         expected_field: bytes | None,
         amount: int,
+        segments: int,
         now_ns: int,
     ) -> Unpaid | None:
         if ingress.in_default:
@@ -332,29 +335,32 @@ class GatewayCore:
         if flow is None:
             return Unpaid.NO_GRANT
         words = base_and_slots(payload, located)
-        return self.grants.take(ingress.name, flow, words, field, amount, now_ns, room_nanodollars=room)
+        return self.grants.take(
+            ingress.name, flow, words, field, amount, now_ns, room_nanodollars=room, packets=segments
+        )
 
-    def _charge(self, egress: LinkState, size_bytes: int, amount: int, *, may_drop: bool) -> int | None:
-        """Takes the toll: nanodollars that we retain, or None for a packet that the drop rule takes."""
+    def _charge(self, egress: LinkState, segments: Segments, amount: int, *, may_drop: bool) -> int | None:
+        """Takes the toll: nanodollars that we retain of each segment, or None for a packet that the drop rule takes."""
         if not amount:
             return 0
         meter, counters = egress.toll, self._counters
-        toll = meter.picodollars(size_bytes, amount)
+        count, size_bytes, _ = segments
+        toll = meter.picodollars(size_bytes, amount, count)
         if meter.congestion_picodollars:
-            cut = meter.uncapped_picodollars(size_bytes, amount) - toll
+            cut = meter.uncapped_picodollars(size_bytes, amount, count) - toll
             if cut:
                 counters.add(egress.cap_cut, cut)
-            if may_drop and must_drop(toll, amount, self._draw):
-                egress.arrived_bytes += size_bytes + egress.plan.overhead_bytes
-                counters.add(egress.kept, amount)
-                counters.add(egress.kept_packets, 1)
-                counters.add(egress.dropped, 1)
+            if may_drop and must_drop(toll, amount * count, self._draw):
+                egress.arrived_bytes += size_bytes + count * egress.plan.overhead_bytes
+                counters.add(egress.kept, amount * count)
+                counters.add(egress.kept_packets, count)
+                counters.add(egress.dropped, count)
                 return None
         carry = meter.carry_picodollars
-        kept = meter.retain(toll, amount)
+        kept = meter.retain(toll, amount, count)
         if meter.carry_picodollars != carry:
             counters.add(egress.carry, meter.carry_picodollars - carry)
-        counters.add(egress.retained, kept)
+        counters.add(egress.retained, kept * count)
         return kept
 
     def _pass_unpaid(
@@ -369,7 +375,7 @@ class GatewayCore:
     ) -> None:
         """Best effort in the lowest class; control traffic first of all."""
         egress = self.links[alternative.link]
-        self._counters.add(egress.unpaid_packets, 1)
+        self._counters.add(egress.unpaid_packets, segments_of(payload, packet.segment_bytes).packets)
         if located is not None and not self._carries(egress, payload, located, now_ns):
             payload = strip(payload, located)
             located = None
@@ -390,16 +396,17 @@ class GatewayCore:
         actions: list[Action],
     ) -> None:
         """Marks, then the link at once or its queue. `located`: the header with which it goes on."""
-        tunnel, size = egress.tunnel, len(payload)
+        tunnel = egress.tunnel
+        count, size, _ = segments_of(payload, packet.segment_bytes)
         if tunnel is not None:
             payload = tunnel.with_room(payload)
             if located is not None:
                 size = tunnel.size_in_tunnel(payload, located)
-        egress.arrived_bytes += size + egress.plan.overhead_bytes
+        egress.arrived_bytes += size + count * egress.plan.overhead_bytes
         marking = egress.marking
-        if marking is not None and marking.on_arrival(size, now_ns, self._draw) and is_ect(payload):
+        if marking is not None and marking.on_arrival(size, now_ns, self._draw, count) and is_ect(payload):
             payload = with_ce(payload)
-            self._counters.add(egress.marked, 1)
+            self._counters.add(egress.marked, count)
         mark = with_oad_mark(packet.mark, alternative.index) if alternative.index else packet.mark
         inject: Inject | None
         if tunnel is not None and located is not None:  # in place of the packet: see tunnelling.py
@@ -409,11 +416,11 @@ class GatewayCore:
             verdict, inject = on_its_way(packet, payload, mark)
         scheduler = egress.scheduler
         if scheduler is None or self._draining or scheduler.passes_at_once(size, now_ns):
-            self._send(egress, verdict, inject, left, actions)
+            self._send(egress, verdict, inject, left, count, actions)
             return
         if left:
-            self._counters.add(self._waiting, left)
-        held = Held(verdict, inject, left)
+            self._counters.add(self._waiting, left * count)
+        held = Held(verdict, inject, left, count)
         if egress.plan.queueing is Queueing.FIFO:
             waiting = Waiting(item=held, size_bytes=size, flow=None, service_class=CLASS_UNPAID)
         else:
@@ -422,29 +429,35 @@ class GatewayCore:
             self._drop(egress, dropped.item, actions)
 
     def _send(
-        self, egress: LinkState, verdict: Verdict, inject: Inject | None, left: int, actions: list[Action]
+        self,
+        egress: LinkState,
+        verdict: Verdict,
+        inject: Inject | None,
+        left: int,
+        packets: int,
+        actions: list[Action],
     ) -> None:
         if left:
-            self._counters.add(egress.sent, left)
-            self._counters.add(egress.sent_packets, 1)
+            self._counters.add(egress.sent, left * packets)
+            self._counters.add(egress.sent_packets, packets)
         actions.append(verdict)
         if inject is not None:
             actions.append(inject)
 
     def _release(self, egress: LinkState, held: Held, actions: list[Action]) -> None:
-        verdict, inject, left = held
+        verdict, inject, left, packets = held
         if left:
-            self._counters.add(self._waiting, -left)
-        self._send(egress, verdict, inject, left, actions)
+            self._counters.add(self._waiting, -left * packets)
+        self._send(egress, verdict, inject, left, packets, actions)
 
     def _drop(self, egress: LinkState, held: Held, actions: list[Action]) -> None:
         """A full queue: what the packet carried stays with us, who dropped it."""
-        verdict, _, left = held
-        self._counters.add(egress.dropped, 1)
+        verdict, _, left, packets = held
+        self._counters.add(egress.dropped, packets)
         if left:
-            self._counters.add(self._waiting, -left)
-            self._counters.add(egress.kept, left)
-            self._counters.add(egress.kept_packets, 1)
+            self._counters.add(self._waiting, -left * packets)
+            self._counters.add(egress.kept, left * packets)
+            self._counters.add(egress.kept_packets, packets)
         actions.append(Verdict(verdict.packet_id, verdict.queue, False))
 
     # --- time -------------------------------------------------------------------------------------------------------
@@ -559,9 +572,9 @@ class GatewayCore:
 
     # --- events -----------------------------------------------------------------------------------------------------
 
-    def _alarm(self, kind: str, link: str) -> None:
+    def _alarm(self, kind: str, link: str, packets: int = 1) -> None:
         key = kind, link
-        self._alarms[key] = self._alarms.get(key, 0) + 1
+        self._alarms[key] = self._alarms.get(key, 0) + packets
 
     def take_events(self) -> list[bytes]:
         """Each kind of alarm of a link once a second, with how many packets there were."""

@@ -25,11 +25,14 @@ HELD_PACKETS_MAX = 3072
 
 
 class Held(NamedTuple):
-    """What waits in a queue: what to do when its turn comes, and the nanodollars that it will carry away."""
+    """What waits in a queue: what to do when its turn comes, and the nanodollars that each of its `packets` (on the
+    wire) will carry away.
+    """
 
     verdict: Verdict
     inject: Inject | None
     nanodollars: int
+    packets: int
 
 
 class LinkState:

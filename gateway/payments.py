@@ -211,28 +211,30 @@ class Grants:
         now_ns: int,
         *,
         room_nanodollars: int | None = None,
+        packets: int = 1,
     ) -> Unpaid | None:
-        """Takes the payment from one of the flow's grants; None: it is paid. `room_nanodollars`: what a mirror may
-        emit.
+        """Takes the payment of each of the packets from one of the flow's grants; None: they are paid.
+        `room_nanodollars`: what a mirror may emit.
         """
+        total_nanodollars = amount_nanodollars * packets
         exact, wide = self._by_place.get((link, flow)), self._by_place.get((link, flow[0]))
         candidates = exact + wide if exact and wide else exact or wide or ()
         add = self._counters.add
         for known in candidates:
             if self._made_by(known, flow, words, mac):
-                if room_nanodollars is not None and amount_nanodollars > room_nanodollars:
+                if room_nanodollars is not None and total_nanodollars > room_nanodollars:
                     reason: Unpaid | None = Unpaid.OVER_MIRROR
                 else:
-                    reason = self._refusal(known, amount_nanodollars, now_ns)
+                    reason = self._refusal(known, total_nanodollars, now_ns)
                 if reason is not None:
-                    add(known.refused, 1)
+                    add(known.refused, packets)
                     return reason
-                add(known.spent, amount_nanodollars)
-                add(known.packets, 1)
+                add(known.spent, total_nanodollars)
+                add(known.packets, packets)
                 return None
         if not candidates:
             return Unpaid.NO_GRANT
-        add(candidates[0].refused, 1)
+        add(candidates[0].refused, packets)
         return Unpaid.BAD_MAC
 
     def _made_by(self, known: OpenedGrant, flow: FlowKey, words: bytes, mac: bytes) -> bool:

@@ -154,7 +154,7 @@ class ShapingCore:
         verdicts = self._through_inner(batch, now_ns) if self._inner is not None else None
         links, out_queue, actions, touched = self._links, self._out_queue, self._actions, self._touched
         for packet in batch:
-            packet_id, queue, index, mark, payload, _ = packet
+            packet_id, queue, index, mark, payload, _, _ = packet
             leaving = queue == out_queue
             item: Item = packet
             if not leaving:

@@ -40,6 +40,7 @@ from billpay.header import (
 from billpay.mac import compute_mac_with_prefix, epoch_of, flow_prefix
 from billpay.messages import ECHO_PORT, Grant, GrantKind
 from billpay.packet import FlowKey, clamp_mss, flow_key, transport_of
+from billpay.segments import Segments, segments_of
 from billpay.tunnel import traffic_class
 from dataplane.port import Action, Counters, Packet, Verdict
 from hostagent.payments.commands import (
@@ -67,6 +68,7 @@ TCP, UDP = 6, 17
 SYN, RST = 2, 4
 CE = 3
 MAX_AMOUNT = 0xFF_FFFF
+MAX_PACKET_BYTES = 0xFFFF
 MAX_EVENTS = 1024
 PROBE_BYTES = 512
 NOTHING = (b"", 0, False)
@@ -138,15 +140,17 @@ class HostCore:
             if uplink is None or key is None:
                 payload = None
             elif packet.queue == OUTPUT_QUEUE:
-                payload = self._on_leaving(packet.payload, key, uplink, now_ns)
+                payload = self._on_leaving(packet.payload, key, uplink, packet.segment_bytes, now_ns)
             else:
-                payload = self._on_arriving(packet.payload, key, uplink, now_ns)
+                payload = self._on_arriving(packet.payload, key, uplink, packet.segment_bytes, now_ns)
             actions.append(Verdict(packet.packet_id, packet.queue, True, packet.mark, payload))
         return actions
 
     # --- leaving ----------------------------------------------------------------------------------------------------
 
-    def _on_leaving(self, payload: bytes, key: FlowKey, uplink: UplinkState, now_ns: int) -> bytes | None:
+    def _on_leaving(
+        self, payload: bytes, key: FlowKey, uplink: UplinkState, segment_bytes: int, now_ns: int
+    ) -> bytes | None:
         """The packet as it should leave, None for unchanged."""
         if key.protocol not in (TCP, UDP):
             return None
@@ -156,38 +160,46 @@ class HostCore:
             self._event(FlowSeen(flow=record.selector))
         self.flows.touch(key, record, now_ns)
         record.uplink = uplink.plan.name
-        record.out_packets += 1
-        record.out_bytes += len(payload)
+        segments = segments_of(payload, segment_bytes)
+        record.out_packets += segments.packets
+        record.out_bytes += segments.wire_bytes
         changed = self._clamped(payload, key, uplink)
-        header, amount, returns = self._header_for(record, key, payload, now_ns) if uplink.agreed else NOTHING
+        if not uplink.agreed:
+            return changed
+        header, amount, returns = self._header_for(record, key, payload, segments.packets, now_ns)
         if not header:
             return changed
-        paid = insert(changed or payload, header, mtu=uplink.plan.mtu)
+        paid = _carrying(changed or payload, header, segments, segment_bytes, uplink.plan.mtu)
         if isinstance(paid, CannotCarry):
-            self._counters.add(self._reasons[paid], 1)
+            self._counters.add(self._reasons[paid], segments.packets)
             return changed
-        self._count_sent(record, uplink, amount, returns)
+        self._count_sent(record, uplink, amount, segments.packets, returns)
         return paid
 
-    def _header_for(self, record: FlowRecord, key: FlowKey, payload: bytes, now_ns: int) -> tuple[bytes, int, bool]:
-        """What is due back goes first; else the flow's own payment. The header, its amount, whether it is a return."""
+    def _header_for(
+        self, record: FlowRecord, key: FlowKey, payload: bytes, packets: int, now_ns: int
+    ) -> tuple[bytes, int, bool]:
+        """What is due back goes first; else the flow's own payment. The header, the amount in each of the packets,
+        whether it is a return.
+        """
         returning = record.returning
         if record.unit:
-            record.leave()
+            record.leave(packets)
         if record.pool and returning is not None and returning.open and returning.is_valid(self._unix_s):
             spent = self._counters.value(returning.spent)
             due = record.part(is_stream=key.protocol == TCP) if has_content(payload, key) else record.pool
-            amount = min(due, record.ceiling, returning.grant.cap_nanodollars - spent, MAX_AMOUNT)
-            if amount > 0 and returning.gate.admit(amount, spent_nanodollars=spent, now_ns=now_ns) is None:
+            room = returning.grant.cap_nanodollars - spent
+            amount = min(due, record.pool // packets, record.ceiling, room // packets, MAX_AMOUNT)
+            if amount > 0 and returning.gate.admit(amount * packets, spent_nanodollars=spent, now_ns=now_ns) is None:
                 return self._encode(record, key, amount, b"", returning.key), amount, True
         amount, spending = record.amount, record.spending
         if not amount or spending is None or not spending.open:
             return NOTHING
         if key.protocol == TCP and tcp_flags(payload) & RST:
             return NOTHING  # the end: nothing follows on which what is left of it could come back
-        refusal = self._refusal(spending, amount, now_ns)
+        refusal = self._refusal(spending, amount * packets, now_ns)
         if refusal is not None:
-            self._counters.add(self._refusals[refusal], 1)
+            self._counters.add(self._refusals[refusal], packets)
             return NOTHING
         if record.cached_epoch != self._epoch:  # equal headers are normal: made once an epoch
             record.cached_header = self._encode(record, key, amount, record.slots, spending.key)
@@ -207,11 +219,11 @@ class HostCore:
         words = base_word(amount, 0, len(slots) >> 2).to_bytes(4) + slots
         return words + compute_mac_with_prefix(grant_key, record.prefix, words)
 
-    def _count_sent(self, record: FlowRecord, uplink: UplinkState, amount: int, returns: bool) -> None:
-        add = self._counters.add
+    def _count_sent(self, record: FlowRecord, uplink: UplinkState, each: int, packets: int, returns: bool) -> None:
+        add, amount = self._counters.add, each * packets
         add(uplink.sent, amount)
-        add(uplink.sent_packets, 1)
-        record.out_paid_packets += 1
+        add(uplink.sent_packets, packets)
+        record.out_paid_packets += packets
         allowance = record.returning if returns else record.spending
         assert allowance is not None, "a header is made under a grant only"
         add(allowance.spent, amount)
@@ -228,38 +240,40 @@ class HostCore:
 
     # --- arriving ---------------------------------------------------------------------------------------------------
 
-    def _on_arriving(self, payload: bytes, key: FlowKey, uplink: UplinkState, now_ns: int) -> bytes | None:
+    def _on_arriving(
+        self, payload: bytes, key: FlowKey, uplink: UplinkState, segment_bytes: int, now_ns: int
+    ) -> bytes | None:
         """The packet as it goes on to the programs here, None for unchanged: a header stays in (docs/adr/0008)."""
-        located = locate(payload)
+        located, segments = locate(payload), segments_of(payload, segment_bytes)
         if isinstance(located, Malformed):
-            self._counters.add(self._reasons[located], 1)
+            self._counters.add(self._reasons[located], segments.packets)
             return None
         if located is None:
             if key.source in self._plan.peers:
-                self._count_arrival(payload, key, now_ns)
+                self._count_arrival(payload, key, segments, now_ns)
             return self._clamped(payload, key, uplink)
         base = read_base_word(payload, located)
         amount, words = base >> 8, base_and_slots(payload, located)[4:]
         if not uplink.agreed or mac_field(payload, located) != uplink.expected_field:
-            self._counters.add(self._not_by_gateway, 1)  # the gateway let it pass: it owes us nothing for it
+            self._counters.add(self._not_by_gateway, segments.packets)  # the gateway let it pass: it owes us nothing
             amount = 0
         if not amount and key.source not in self._plan.peers and self.flows.get(key) is None:
             return self._clamped(payload, key, uplink)  # whoever pays nothing takes no room in the table
-        record = self._count_arrival(payload, key, now_ns)
-        record.in_bytes -= located.length
+        record = self._count_arrival(payload, key, segments, now_ns)
+        record.in_bytes -= located.length * segments.packets
         if amount:
-            self._take(record, key, uplink, amount, words, base >> 4 & 15, now_ns)
+            self._take(record, key, uplink, amount, segments.packets, words, base >> 4 & 15, now_ns)
             if key.protocol == UDP and key.destination_port == ECHO_PORT != key.source_port:
                 self._see_probe(record, payload, amount, words, now_ns)
         return self._clamped(payload, key, uplink)
 
-    def _count_arrival(self, payload: bytes, key: FlowKey, now_ns: int) -> FlowRecord:
+    def _count_arrival(self, payload: bytes, key: FlowKey, segments: Segments, now_ns: int) -> FlowRecord:
         record = self.flows.get(key) or self._new_record(key)
         self.flows.touch(key, record, now_ns)
-        record.in_packets += 1
-        record.in_bytes += len(payload)
+        record.in_packets += segments.packets
+        record.in_bytes += segments.wire_bytes
         if traffic_class(payload) & CE == CE:
-            record.in_ce_packets += 1
+            record.in_ce_packets += segments.packets
         return record
 
     def _take(
@@ -267,18 +281,20 @@ class HostCore:
         record: FlowRecord,
         key: FlowKey,
         uplink: UplinkState,
-        amount: int,
+        each: int,
+        packets: int,
         words: bytes,
         path_length: int,
         now_ns: int,
     ) -> None:
-        """A payment that came: ours coming back, or to be returned less the share."""
-        add = self._counters.add
+        """A payment that came with each of the packets: ours coming back, or to be returned less the share."""
+        add, amount = self._counters.add, each * packets
         add(uplink.received, amount)
-        add(uplink.received_packets, 1)
-        record.in_paid_packets += 1
+        add(uplink.received_packets, packets)
+        is_first = not record.in_paid_packets
+        record.in_paid_packets += packets
         record.received += amount
-        record.observe(words, amount, path_length)
+        record.observe(words, each, packets, path_length)
         back_key = key.reversed()
         back = self.flows.get(back_key) or self._new_record(back_key)
         self.flows.touch(back_key, back, now_ns)
@@ -286,11 +302,11 @@ class HostCore:
             add(self._refunded, amount)
             back.refunded += amount
             return
-        if record.in_paid_packets == 1:
+        if is_first:
             self._event(ReceiptSeen(flow=record.selector))
-        share = min(back.share, amount)
-        add(self._share, share)
-        back.put_in(amount - share)
+        share = min(back.share, each)
+        add(self._share, share * packets)
+        back.put_in(each - share, packets)
 
     def _see_probe(self, record: FlowRecord, packet: bytes, amount: int, words: bytes, now_ns: int) -> None:
         transport = transport_of(packet)
@@ -469,6 +485,17 @@ def tcp_flags(payload: bytes) -> int:
     if transport is None or transport.protocol != TCP or transport.fragment:
         return 0
     return payload[transport.offset + 13] if len(payload) > transport.offset + 13 else 0
+
+
+def _carrying(packet: bytes, header: bytes, segments: Segments, segment_bytes: int, mtu: int) -> bytes | CannotCarry:
+    """With the header in it, of which each segment gets a copy."""
+    if segments.packets == 1:
+        return insert(packet, header, mtu=mtu)
+    paid = insert(packet, header, mtu=MAX_PACKET_BYTES)
+    if isinstance(paid, CannotCarry):
+        return paid
+    segment_size = segments.header_bytes + segment_bytes + len(paid) - len(packet)
+    return CannotCarry.TOO_BIG if segment_size > mtu else paid
 
 
 def has_content(payload: bytes, key: FlowKey) -> bool:

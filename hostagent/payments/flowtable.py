@@ -118,16 +118,16 @@ class FlowRecord:
     def concerns_money(self) -> bool:
         return self.spending is not None or self.returning is not None or bool(self.received or self.pool)
 
-    def put_in(self, due: int) -> None:
-        """A payment arrived, and so much of it is to go back."""
-        self.pool += due
+    def put_in(self, due: int, packets: int) -> None:
+        """A payment arrived with each of the packets, and so much of it is to go back."""
+        self.pool += due * packets
         self.unit = due
-        self.arrivals += 1
+        self.arrivals += packets
 
-    def leave(self) -> None:
-        """A packet leaves that might take some of it back."""
-        self.leavings += 1
-        if self.leavings >= RECENT:
+    def leave(self, packets: int) -> None:
+        """Packets leave that might take some of it back."""
+        self.leavings += packets
+        while self.leavings >= RECENT:
             self.leavings >>= 1
             self.arrivals >>= 1
 
@@ -145,17 +145,17 @@ class FlowRecord:
         gathered = max(0, self.pool - self.unit)
         return min(self.pool, part - (-gathered // GATHERED))
 
-    def observe(self, words: bytes, amount: int, path_length: int) -> None:
-        """Counts a paid arrival by the ISP-OADs in it; the latest stand last."""
+    def observe(self, words: bytes, amount: int, packets: int, path_length: int) -> None:
+        """Counts paid arrivals by the ISP-OADs in them; the latest stand last."""
         known = self.observed.get(words)
         if known is None:
             if len(self.observed) >= MAX_OBSERVED:
                 self.observed.popitem(last=False)
-            self.observed[words] = [1, amount, amount, path_length]
+            self.observed[words] = [packets, amount * packets, amount, path_length]
             return
         self.observed.move_to_end(words)
-        known[0] += 1
-        known[1] += amount
+        known[0] += packets
+        known[1] += amount * packets
         if amount < known[2]:
             known[2] = amount
         known[3] = path_length

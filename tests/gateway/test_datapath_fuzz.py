@@ -138,9 +138,9 @@ class Metered(EgressToll):
         super().__init__(link.plan.toll, carry_picodollars=link.toll.carry_picodollars)
         self.taken_picodollars = 0
 
-    def retain(self, toll_picodollars: int, amount_nanodollars: int) -> int:
-        self.taken_picodollars += min(toll_picodollars, amount_nanodollars * 1000)
-        return super().retain(toll_picodollars, amount_nanodollars)
+    def retain(self, toll_picodollars: int, amount_nanodollars: int, segments: int = 1) -> int:
+        self.taken_picodollars += min(toll_picodollars, amount_nanodollars * segments * 1000)
+        return super().retain(toll_picodollars, amount_nanodollars, segments)
 
 
 class Watch:
