@@ -112,6 +112,8 @@ class Grant(Message, frozen=True, kw_only=True):
 
     `serial` grows with every replacement (higher cap, later expiry); what is spent is kept across replacements.
     `key` is the 128-bit MAC key in hex: it goes to the gateway inside TLS and to the host's data plane, nowhere else.
+    `implied_nanodollars`: what each packet of the flow pays that comes without a header, because none survives on its
+    way to the gateway (docs/spec/wire.md, "implied payments"); not said: nothing.
     """
 
     grant: GrantId
@@ -125,6 +127,12 @@ class Grant(Message, frozen=True, kw_only=True):
     expires_unix_s: UnixSeconds
     key: Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{32}$")]
     gateway: Annotated[str, msgspec.Meta(pattern=r"^([0-9a-f]{64})?$")] = ""  # the only one where it may be opened
+    implied_nanodollars: Amount | msgspec.UnsetType = msgspec.UNSET
+
+    @property
+    def implies_nanodollars(self) -> int:
+        """What a packet without a header pays; a document that does not say it is as it always was, byte for byte."""
+        return self.implied_nanodollars or 0
 
     def __repr__(self) -> str:  # a key never shows in a log
         cap = self.cap_nanodollars

@@ -153,7 +153,7 @@ class GatewayCore:
         """Remembered for each ingress and destination; None where the long way has something to do."""
         ingress, route = self._by_interface.get(interface), self._routes.find(destination)
         way: tuple[LinkState | None, int] = (None, 0)
-        if ingress is not None and ingress.tunnel is None and route is not None:
+        if ingress is not None and self._is_plain(ingress) and route is not None:
             alternative = route.alternatives[0]
             egress = self.links[alternative.link]
             if egress.scheduler is None and egress.marking is None and egress.tunnel is None:
@@ -162,6 +162,10 @@ class GatewayCore:
             self._plain_ways.clear()
         self._plain_ways[interface, destination] = way
         return way
+
+    def _is_plain(self, ingress: LinkState) -> bool:
+        """Whether what comes by it without a header pays nothing for sure."""
+        return ingress.tunnel is None and not (self.grants.imply and ingress.plan.peer is Peer.HOST)
 
     def _on_packet(self, packet: Packet, now_ns: int, actions: list[Action]) -> None:
         """Who sent it, and by which way: a neighbour behind a tunnel sends headers through the tunnel only."""
@@ -216,12 +220,52 @@ class GatewayCore:
             return
         located = locate(payload, max_amount=ingress.plan.max_amount_nanodollars)
         if located is None:
-            self._pass_unpaid(packet, route.alternatives[0], payload, now_ns, actions)
+            if self.grants.imply and ingress.plan.peer is Peer.HOST:
+                self._on_bare(packet, payload, ingress, route.alternatives[0], now_ns, actions)
+            else:
+                self._pass_unpaid(packet, route.alternatives[0], payload, now_ns, actions)
         elif isinstance(located, Malformed):
             self._counters.add(self._reasons[located], segments_of(payload, packet.segment_bytes).packets)
             self._pass_unpaid(packet, route.alternatives[0], payload, now_ns, actions)
         else:
             self._on_header(packet, payload, located, ingress, expected_field, route, now_ns, actions)
+
+    def _on_bare(
+        self,
+        packet: Packet,
+        payload: bytes,
+        ingress: LinkState,
+        alternative: Alternative,
+        now_ns: int,
+        actions: list[Action],
+    ) -> None:
+        """An implied payment, if the flow has a grant that says so: there is no header in which the rest of it could go
+        on, so all of it stays here.
+        """
+        flow = flow_key(payload)
+        grant = None if flow is None else self.grants.implying(ingress.name, flow)
+        if grant is None:
+            self._pass_unpaid(packet, alternative, payload, now_ns, actions)
+            return
+        amount, segments = grant.gate.grant.implies_nanodollars, segments_of(payload, packet.segment_bytes)
+        reason = self._why_never(ingress) or self.grants.take_from(
+            grant, amount, now_ns, room_nanodollars=self._room(ingress), packets=segments.packets
+        )
+        if reason is not None:
+            self._count_refused(ingress, reason, amount, segments.packets)
+            self._pass_unpaid(packet, alternative, payload, now_ns, actions)
+            return
+        self._counters.add(ingress.received, amount * segments.packets)
+        self._counters.add(ingress.received_packets, segments.packets)
+        egress = self.links[alternative.link]
+        control = egress.scheduler is not None and is_control(payload)
+        kept = self._charge(egress, segments, amount, may_drop=not control)
+        if kept is None:
+            actions.append(Verdict(packet.packet_id, packet.queue, False))
+            return
+        self._counters.add(egress.kept, (amount - kept) * segments.packets)
+        service_class = CLASS_CONTROL if control else class_of(kept)
+        self._leave(packet, alternative, egress, payload, None, 0, service_class, now_ns, actions)
 
     def _on_header(
         self,
@@ -321,23 +365,31 @@ class GatewayCore:
         segments: int,
         now_ns: int,
     ) -> Unpaid | None:
-        if ingress.in_default:
-            return Unpaid.IN_DEFAULT
         field = mac_field(payload, located)
-        if ingress.plan.peer is not Peer.HOST:
+        if ingress.plan.peer is not Peer.HOST and not ingress.in_default:
             return None if field == expected_field else Unpaid.NOT_BY_NEIGHBOUR
-        role, room = ingress.plan.role, None
-        if role is HostRole.NEVER:
-            return Unpaid.NEVER_PAYS
-        if role is HostRole.MIRROR:  # by what we delivered to it and took from it since we know it
-            room = self._counters.value(ingress.sent) - self._counters.value(ingress.received)
+        reason = self._why_never(ingress)
+        if reason is not None:
+            return reason
         flow = flow_key(payload)
         if flow is None:
             return Unpaid.NO_GRANT
-        words = base_and_slots(payload, located)
+        words, room = base_and_slots(payload, located), self._room(ingress)
         return self.grants.take(
             ingress.name, flow, words, field, amount, now_ns, room_nanodollars=room, packets=segments
         )
+
+    def _why_never(self, ingress: LinkState) -> Unpaid | None:
+        """What its grants say does not matter."""
+        if ingress.in_default:
+            return Unpaid.IN_DEFAULT
+        return Unpaid.NEVER_PAYS if ingress.plan.role is HostRole.NEVER else None
+
+    def _room(self, ingress: LinkState) -> int | None:
+        """What a mirror may emit: by what we delivered to it and took from it since we know it."""
+        if ingress.plan.role is not HostRole.MIRROR:
+            return None
+        return self._counters.value(ingress.sent) - self._counters.value(ingress.received)
 
     def _charge(self, egress: LinkState, segments: Segments, amount: int, *, may_drop: bool) -> int | None:
         """Takes the toll: nanodollars that we retain of each segment, or None for a packet that the drop rule takes."""
@@ -564,6 +616,7 @@ class GatewayCore:
             return Refused(code=code, message=f"grant {grant.grant[:8]}… was not opened: {code}")
         if ingress.plan.ceiling.under(grant) != grant:
             self._alarm(OVER_CEILING_GRANT, command.link)
+        self._plain_ways.clear()  # packets without a header may pay from now on
         return self._usage(grant.grant, command.link)
 
     def _usage(self, grant: str, link: str) -> Answer:

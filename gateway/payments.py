@@ -95,11 +95,17 @@ class Grants:
         self._by_id: dict[str, OpenedGrant] = {}
         self._by_place: dict[tuple[str, Place], tuple[OpenedGrant, ...]] = {}
         self._right_macs: dict[tuple[bytes, FlowKey, bytes, bytes], None] = {}
+        self._implying: set[str] = set()
         self._epoch = 0
         self._unix_s = 0
 
     def __len__(self) -> int:
         return sum(not known.closed for known in self._by_id.values())
+
+    @property
+    def imply(self) -> bool:
+        """Whether some packets without a header pay."""
+        return bool(self._implying)
 
     # --- for the control API ----------------------------------------------------------------------------------------
 
@@ -124,6 +130,8 @@ class Grants:
             if refusal is not None:
                 return refusal.value
             known.document = grant
+        if known.gate.grant.implies_nanodollars:
+            self._implying.add(grant.grant)
         known.valid = known.gate.validity(self._unix_s) is None
         return None
 
@@ -198,6 +206,7 @@ class Grants:
         else:
             self._by_place.pop(key, None)
         known.closed = True
+        self._implying.discard(known.document.grant)
 
     # --- on the packet path -----------------------------------------------------------------------------------------
 
@@ -216,26 +225,47 @@ class Grants:
         """Takes the payment of each of the packets from one of the flow's grants; None: they are paid.
         `room_nanodollars`: what a mirror may emit.
         """
-        total_nanodollars = amount_nanodollars * packets
         exact, wide = self._by_place.get((link, flow)), self._by_place.get((link, flow[0]))
         candidates = exact + wide if exact and wide else exact or wide or ()
-        add = self._counters.add
         for known in candidates:
             if self._made_by(known, flow, words, mac):
-                if room_nanodollars is not None and total_nanodollars > room_nanodollars:
-                    reason: Unpaid | None = Unpaid.OVER_MIRROR
-                else:
-                    reason = self._refusal(known, total_nanodollars, now_ns)
-                if reason is not None:
-                    add(known.refused, packets)
-                    return reason
-                add(known.spent, total_nanodollars)
-                add(known.packets, packets)
-                return None
+                return self.take_from(
+                    known, amount_nanodollars, now_ns, room_nanodollars=room_nanodollars, packets=packets
+                )
         if not candidates:
             return Unpaid.NO_GRANT
-        add(candidates[0].refused, packets)
+        self._counters.add(candidates[0].refused, packets)
         return Unpaid.BAD_MAC
+
+    def implying(self, link: str, flow: FlowKey) -> OpenedGrant | None:
+        """The grant that pays for packets of this flow without a header."""
+        for place in (flow, flow[0]):
+            for known in self._by_place.get((link, place), ()):
+                if known.gate.grant.implies_nanodollars:
+                    return known
+        return None
+
+    def take_from(
+        self,
+        known: OpenedGrant,
+        amount_nanodollars: int,
+        now_ns: int,
+        *,
+        room_nanodollars: int | None,
+        packets: int,
+    ) -> Unpaid | None:
+        """Takes the payment of each of the packets from this grant, whose caps decide."""
+        add, total_nanodollars = self._counters.add, amount_nanodollars * packets
+        if room_nanodollars is not None and total_nanodollars > room_nanodollars:
+            reason: Unpaid | None = Unpaid.OVER_MIRROR
+        else:
+            reason = self._refusal(known, total_nanodollars, now_ns)
+        if reason is not None:
+            add(known.refused, packets)
+            return reason
+        add(known.spent, total_nanodollars)
+        add(known.packets, packets)
+        return None
 
     def _made_by(self, known: OpenedGrant, flow: FlowKey, words: bytes, mac: bytes) -> bool:
         if mac == known.last_mac and words == known.last_words and flow == known.last_flow:

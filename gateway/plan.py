@@ -65,6 +65,7 @@ class Ceiling:
             cap_nanodollars=_lower(grant.cap_nanodollars, self.grant_nanodollars),
             rate_nanodollars_per_s=_lower(grant.rate_nanodollars_per_s, self.grant_nanodollars_per_s),
             burst_nanodollars=_lower(grant.burst_nanodollars, self.grant_nanodollars_per_s),
+            implied_nanodollars=_lower(grant.implies_nanodollars, self.packet_nanodollars) or msgspec.UNSET,
         )
 
 

@@ -141,6 +141,7 @@ class SecretaryClient:
         transfer: Transfer = messages.NO_TRANSFER,
         price_nanodollars_per_mb: int = 0,
         probes_of: str = "",
+        implied: bool = False,
     ) -> Granted | Unpaid:
         question = AskGrant(
             flow=flow,
@@ -148,6 +149,7 @@ class SecretaryClient:
             transfer=transfer,
             price_nanodollars_per_mb=price_nanodollars_per_mb,
             probes_of=probes_of,
+            implied=implied,
         )
         return _granted(await self._conversation.ask(question))
 

@@ -19,6 +19,7 @@ from typing import Final
 
 import msgspec
 
+from billpay.header import MAX_AMOUNT_NANODOLLARS
 from billpay.messages import ECHO_PORT, FlowSelector, Grant, GrantKind
 from secretary.money.budgets import Announcement
 from secretary.money.purse import VoucherExpired
@@ -266,9 +267,19 @@ class Issuer:
         return opened.rule == rule and grant.expires_unix_s > unix_s + lifetime_s // 4
 
     def issue(
-        self, flow: FlowSelector, terms: Terms, unix_s: int, *, gateway: str = "", transfer: Transfer = NO_TRANSFER
+        self,
+        flow: FlowSelector,
+        terms: Terms,
+        unix_s: int,
+        *,
+        gateway: str = "",
+        transfer: Transfer = NO_TRANSFER,
+        implied: bool = False,
     ) -> Decided | Denial:
-        """The flow's open grant at this gateway with a later end, or a new one. Raises RemoteProtocolError."""
+        """The flow's open grant at this gateway with a later end, or a new one. Raises RemoteProtocolError.
+
+        `implied`: it says itself what a packet pays: what its rule pays, else the most that it is worth.
+        """
         check_exact(flow)
         opened = self.known(flow, gateway)
         if opened is not None:
@@ -290,6 +301,7 @@ class Issuer:
             expires_unix_s=unix_s + terms.lifetime_s,
             key=self._draw(KEY_BYTES).hex(),
             gateway=gateway,
+            implied_nanodollars=_implied(pressed) if implied else msgspec.UNSET,
         )
         entry = Opened(grant=grant, rule=terms.rule, unix_s=unix_s, terms=pressed, transfer=transfer)
         return Decided(grant, pressed, entry)
@@ -391,6 +403,10 @@ class Issuer:
     def _known(self, kind: GrantKind, flow: FlowSelector, gateway: str) -> Opened | None:
         name = self._by_flow.get((kind, flow, gateway))
         return self._open[name] if name is not None else None
+
+
+def _implied(terms: Terms) -> int:
+    return min(terms.amount_nanodollars or terms.willingness_nanodollars, MAX_AMOUNT_NANODOLLARS)
 
 
 def _pressed(terms: Terms, percent: int) -> Terms:

@@ -42,7 +42,8 @@ class AskGrant(_Tagged, frozen=True, kw_only=True):
 
     `transfer`: what the agent knows of it. A size that it does not know is reckoned from what such transfers had, and
     a price from that and `price_nanodollars_per_mb` (0: not known). `probes_of`: the open grant of a timely flow; this
-    one is the agent's own, with probes of that one's ways.
+    one is the agent's own, with probes of that one's ways. `implied`: no header survives on the way to the gateway,
+    so the grant has to say what a packet pays.
     """
 
     flow: FlowSelector
@@ -50,6 +51,7 @@ class AskGrant(_Tagged, frozen=True, kw_only=True):
     transfer: Transfer = NO_TRANSFER
     price_nanodollars_per_mb: Nanodollars = 0
     probes_of: ProbedGrant = ""
+    implied: bool = False
 
 
 class ExtendGrant(_Tagged, frozen=True, kw_only=True):

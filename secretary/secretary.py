@@ -310,7 +310,9 @@ class Secretary:
         terms = self.terms_for(judgement)
         if terms is None:
             return Unpaid(code=judgement.code, message=judgement.why, question=asked)
-        decided = self.issuer.issue(flow, terms, now.unix_s, gateway=question.gateway, transfer=transfer)
+        decided = self.issuer.issue(
+            flow, terms, now.unix_s, gateway=question.gateway, transfer=transfer, implied=question.implied
+        )
         return self._granted(decided)
 
     def _ask_probes(self, question: AskGrant, now: Moment) -> Granted | Unpaid:
@@ -322,7 +324,9 @@ class Secretary:
         known = self.issuer.known(question.flow, question.gateway)
         if known is not None and known.terms is not None and self.issuer.still_good(known, terms.rule, now.unix_s):
             return self._granted(Decided(known.grant, known.terms, None))
-        decided = self.issuer.issue(question.flow, terms, now.unix_s, gateway=question.gateway, transfer=transfer)
+        decided = self.issuer.issue(
+            question.flow, terms, now.unix_s, gateway=question.gateway, transfer=transfer, implied=question.implied
+        )
         return self._granted(decided)
 
     def extend(self, question: ExtendGrant, now: Moment) -> Granted | Unpaid:

@@ -35,10 +35,19 @@ SPEND_ID, RETURN_ID = "5" * 32, "e" * 32
 BOTH = [(A_V4, B_V4), (A_V6, B_V6)]
 
 
-def plan_host(*, header: bool = True, slots: int = 3, peers: frozenset[bytes] = frozenset()) -> HostPlan:
+def plan_host(
+    *, header: bool = True, implied: bool = False, slots: int = 3, peers: frozenset[bytes] = frozenset()
+) -> HostPlan:
     """Behind X, and behind Z by a second uplink."""
     uplinks = tuple(
-        UplinkPlan(name=name, interface_index=INTERFACES[name], gateway_as=number, header=header, slots=slots)
+        UplinkPlan(
+            name=name,
+            interface_index=INTERFACES[name],
+            gateway_as=number,
+            header=header,
+            implied=implied,
+            slots=slots,
+        )
         for name, number in (("X", X), ("Z", Z))
     )
     return HostPlan(uplinks=uplinks, peers=peers)

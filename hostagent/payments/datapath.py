@@ -163,6 +163,9 @@ class HostCore:
         segments = segments_of(payload, segment_bytes)
         record.out_packets += segments.packets
         record.out_bytes += segments.wire_bytes
+        if uplink.plan.implied:
+            self._pay_by_implication(record, uplink, segments.packets, now_ns)
+            return None
         changed = self._clamped(payload, key, uplink)
         if not uplink.agreed:
             return changed
@@ -173,8 +176,19 @@ class HostCore:
         if isinstance(paid, CannotCarry):
             self._counters.add(self._reasons[paid], segments.packets)
             return changed
-        self._count_sent(record, uplink, amount, segments.packets, returns)
+        self._count_sent(record, uplink, amount, segments.packets, returns=returns)
         return paid
+
+    def _pay_by_implication(self, record: FlowRecord, uplink: UplinkState, packets: int, now_ns: int) -> None:
+        """No header survives on this uplink: the gateway takes what the grant says by itself, and we count it."""
+        spending = record.spending
+        if not uplink.agreed or not record.amount or spending is None or not spending.open:
+            return
+        refusal = self._refusal(spending, record.amount * packets, now_ns)
+        if refusal is not None:
+            self._counters.add(self._refusals[refusal], packets)
+            return
+        self._count_sent(record, uplink, record.amount, packets, returns=False)
 
     def _header_for(
         self, record: FlowRecord, key: FlowKey, payload: bytes, packets: int, now_ns: int
@@ -219,7 +233,7 @@ class HostCore:
         words = base_word(amount, 0, len(slots) >> 2).to_bytes(4) + slots
         return words + compute_mac_with_prefix(grant_key, record.prefix, words)
 
-    def _count_sent(self, record: FlowRecord, uplink: UplinkState, each: int, packets: int, returns: bool) -> None:
+    def _count_sent(self, record: FlowRecord, uplink: UplinkState, each: int, packets: int, *, returns: bool) -> None:
         add, amount = self._counters.add, each * packets
         add(uplink.sent, amount)
         add(uplink.sent_packets, packets)

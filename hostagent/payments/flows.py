@@ -220,8 +220,12 @@ class Flow:
                 round_trip_ns=self.round_trip_ns,
             )
         )
-        self.amount_nanodollars = min(decision.amount_nanodollars, self.packet_ceiling)
+        self.amount_nanodollars = min(self._implied() or decision.amount_nanodollars, self.packet_ceiling)
         return decision
+
+    def _implied(self) -> int:
+        """What the gateway takes for a packet without a header: as the grant says, whatever a reactor would pay."""
+        return 0 if self.grant is None else self.grant.implies_nanodollars
 
     @property
     def timely(self) -> TimelyPayment | None:

@@ -148,6 +148,7 @@ class Granting:
             transfer=transfer,
             price_nanodollars_per_mb=await self._price(flow, uplink) if transfer.program else 0,
             probes_of=flow.probes_of,
+            implied=uplink.section.implied,
         )
         if isinstance(answer, Unpaid):
             flow.judged, flow.strategy = True, "unpaid"

@@ -11,7 +11,7 @@ INPUT_QUEUE = 7417
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UplinkPlan:
     """A link to a gateway. `slots`: room for ISP-OADs in every paid packet; the MSS is lowered by that header's
-    size.
+    size. `implied`: packets pay without a header, what their grant says.
     """
 
     name: str
@@ -19,6 +19,7 @@ class UplinkPlan:
     gateway_as: int
     mtu: int = 1500
     header: bool = True
+    implied: bool = False
     slots: int = 3
 
 

@@ -107,7 +107,7 @@ class Uplinks:
         uplink.interval_s = agreement.statement_interval_s
         uplink.heard_unix_s = self._unix_s()
         uplink.minutes_apart = agreement.epoch - epoch_of(self._unix_s())
-        self._set(uplink, agreement.header and uplink.section.header)
+        self._set(uplink, (agreement.header and uplink.section.header) or uplink.section.implied)
         return uplink.exchange
 
     def _heard(self, name: str) -> None:

@@ -107,8 +107,16 @@ class Secretary:
         )
 
     async def ask_grant(
-        self, flow: FlowSelector, *, gateway: str, transfer: Transfer, price_nanodollars_per_mb: int, probes_of: str
+        self,
+        flow: FlowSelector,
+        *,
+        gateway: str,
+        transfer: Transfer,
+        price_nanodollars_per_mb: int,
+        probes_of: str,
+        implied: bool,
     ) -> Granted | Unpaid:
+        assert not implied, "these uplinks take headers"
         self.contexts.append((transfer, price_nanodollars_per_mb))
         self.probes_of.append(probes_of)
         return self._answer("ask", flow, gateway, grant=SPEND_ID)
@@ -224,6 +232,7 @@ class Desk:
                 agreed=True,
                 caller=SimpleNamespace(client=gateway),
                 certificate=SimpleNamespace(fingerprint=name.lower()),
+                section=SimpleNamespace(implied=False),
             )
             for name, gateway in self.gateways.items()
         }
