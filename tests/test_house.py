@@ -55,6 +55,6 @@ def test_a_clock_that_is_set_cannot_change_what_the_data_plane_does() -> None:
         ROOT / "hostagent/traffic.py",
     ]
     found = {str(path.relative_to(ROOT)) for path in sources if wall_clock.search(path.read_text(encoding="utf-8"))}
-    assert found == {"dataplane/reader.py"}
+    assert found == {"dataplane/reader_process.py"}
     shapers = [path for path in (ROOT / "dataplane" / "shaping").glob("*.py") if "unix_s" in path.read_text("utf-8")]
     assert [path.name for path in shapers] == ["shaper.py"]  # it passes the date on to the paying core, and no more

@@ -1,7 +1,8 @@
 """libbpf by ctypes: objects, programs, maps, links, ring buffers.
 
-Decides: nothing. Refuses to know: what the programs do. Nothing is pinned: every link and map lives as long as the file
-descriptors of this process, so whatever ends us detaches us (ARCHITECTURE, "fail open").
+Decides: nothing. Refuses to know: what the programs do. No link and no program is pinned: each lives as long as the
+file descriptors of this process, so whatever ends us detaches us (ARCHITECTURE, "fail open"). Maps live as long, except
+for the counters, which are pinned so that they outlive a killed reader (dataplane/ebpf/kernel_counters.py).
 Source: libbpf 1.x (bpf.h, libbpf.h); bpf(2). Link types of after libbpf 1.1 (tcx) go through its plain
 `bpf_link_create`.
 """
@@ -10,12 +11,13 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import mmap
 import os
 import struct
 from collections.abc import Callable, Iterator
 from enum import IntEnum
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from billpay.errors import EnvironmentFault
 
@@ -33,6 +35,10 @@ _SIGNATURES: Final[dict[str, tuple[Any, list[Any]]]] = {
     "bpf_object__close": (None, [_P]),
     "bpf_object__find_program_by_name": (_P, [_P, ctypes.c_char_p]),
     "bpf_object__find_map_by_name": (_P, [_P, ctypes.c_char_p]),
+    "bpf_object__btf": (_P, [_P]),
+    "btf__find_by_name_kind": (_I, [_P, ctypes.c_char_p, _U32]),
+    "btf__type_by_id": (_P, [_P, _U32]),
+    "btf__name_by_offset": (ctypes.c_char_p, [_P, _U32]),
     "bpf_program__fd": (_I, [_P]),
     "bpf_program__set_autoload": (_I, [_P, ctypes.c_bool]),
     "bpf_program__attach": (_P, [_P]),
@@ -42,15 +48,20 @@ _SIGNATURES: Final[dict[str, tuple[Any, list[Any]]]] = {
     "bpf_map__max_entries": (_U32, [_P]),
     "bpf_map__set_max_entries": (_I, [_P, _U32]),
     "bpf_map__reuse_fd": (_I, [_P, _I]),
+    "bpf_map__initial_value": (_P, [_P, ctypes.POINTER(ctypes.c_size_t)]),
     "bpf_map__attach_struct_ops": (_P, [_P]),
     "bpf_link__fd": (_I, [_P]),
     "bpf_link__destroy": (_I, [_P]),
     "bpf_link_create": (_I, [_I, _I, _I, _P]),
+    "bpf_map_create": (_I, [_I, ctypes.c_char_p, _U32, _U32, _U32, _P]),
     "bpf_map_update_elem": (_I, [_I, _P, _P, _U64]),
     "bpf_map_lookup_elem": (_I, [_I, _P, _P]),
+    "bpf_map_lookup_elem_flags": (_I, [_I, _P, _P, _U64]),
     "bpf_map_lookup_and_delete_elem": (_I, [_I, _P, _P]),
     "bpf_map_delete_elem": (_I, [_I, _P]),
     "bpf_map_lookup_batch": (_I, [_I, _P, _P, _P, _P, ctypes.POINTER(_U32), _P]),
+    "bpf_obj_pin": (_I, [_I, ctypes.c_char_p]),
+    "bpf_obj_get": (_I, [ctypes.c_char_p]),
     "bpf_iter_create": (_I, [_I]),
     "bpf_prog_test_run_opts": (_I, [_I, _P]),
     "bpf_enable_stats": (_I, [_I]),
@@ -73,6 +84,79 @@ class AttachType(IntEnum):
     CGROUP_UDP6_SENDMSG = 15
     TCX_INGRESS = 46
     TCX_EGRESS = 47
+
+
+class Update(IntEnum):
+    """Flags of a map's update (linux/bpf.h)."""
+
+    ANY = 0
+    ONLY_NEW = 1
+    ONLY_EXISTING = 2
+    LOCKED = 4
+    """Under the value's spin lock, which is itself left alone: no program sees half of it."""
+
+
+_MAP_TYPE_ARRAY: Final = 2
+_MAP_FLAG_MMAPABLE: Final = 1 << 10
+_BTF_KIND_DATASEC: Final = 15
+_BTF_TYPE: Final = struct.Struct("=III")  # struct btf_type: name, info (its low 16 bits: how many members), size
+_BTF_VARIABLE: Final = struct.Struct("=III")  # struct btf_var_secinfo: type, offset, size
+
+
+class _TestRunOptions(ctypes.Structure):
+    """struct bpf_test_run_opts (bpf.h)."""
+
+    _fields_ = (
+        ("sz", ctypes.c_size_t),
+        ("data_in", _P),
+        ("data_out", _P),
+        ("data_size_in", _U32),
+        ("data_size_out", _U32),
+        ("ctx_in", _P),
+        ("ctx_out", _P),
+        ("ctx_size_in", _U32),
+        ("ctx_size_out", _U32),
+        ("retval", _U32),
+        ("repeat", _I),
+        ("duration", _U32),
+        ("flags", _U32),
+        ("cpu", _U32),
+        ("batch_size", _U32),
+    )
+
+
+class _MapCreateOptions(ctypes.Structure):
+    """struct bpf_map_create_opts (bpf.h)."""
+
+    _fields_ = (
+        ("sz", ctypes.c_size_t),
+        ("btf_fd", _U32),
+        ("btf_key_type_id", _U32),
+        ("btf_value_type_id", _U32),
+        ("btf_vmlinux_value_type_id", _U32),
+        ("inner_map_fd", _U32),
+        ("map_flags", _U32),
+        ("map_extra", _U64),
+        ("numa_node", _U32),
+        ("map_ifindex", _U32),
+    )
+
+
+_SKB_BYTES: Final = 192  # struct __sk_buff (linux/bpf.h), and where its fields are that a test run may set
+_SKB_MARK, _SKB_PRIORITY, _SKB_INGRESS, _SKB_INTERFACE = 8, 32, 36, 40
+_SKB_CONTROL, _SKB_WIRE_BYTES, _SKB_GSO_SEGMENTS, _SKB_GSO_SIZE = 48, 160, 164, 176
+_GROWTH_BYTES: Final = 512
+"""What a program may make a packet of a test run longer by."""
+
+
+class TestRun(NamedTuple):
+    """What one packet became."""
+
+    retval: int  # what the program returned: TCX_NEXT is -1
+    data_out: bytes  # with its Ethernet header
+    mark: int
+    priority: int
+    duration_ns: int  # of one of the repetitions
 
 
 class _Library:
@@ -145,10 +229,39 @@ class Map:
         code = library().bpf_map_lookup_and_delete_elem(self.descriptor, key, self._value)
         return None if code else self._value.raw
 
-    def update(self, key: bytes, value: bytes) -> None:
+    def lookup_locked(self, key: bytes) -> bytes | None:
+        """A copy of the value as no program is in the middle of changing it: for values with a spin lock."""
+        code = library().bpf_map_lookup_elem_flags(self.descriptor, key, self._value, int(Update.LOCKED))
+        return None if code else self._value.raw
+
+    def update(self, key: bytes, value: bytes, flags: int = Update.ANY) -> None:
         """Raises EnvironmentFault, as when the map is full."""
-        if code := library().bpf_map_update_elem(self.descriptor, key, value, 0):
+        if code := library().bpf_map_update_elem(self.descriptor, key, value, int(flags)):
             raise _fault("write eBPF map", self.name, code)
+
+    def mapped(self, *, writable: bool = True) -> mmap.mmap:
+        """The values of an array map made with BPF_F_MMAPABLE, as memory; a value starts at each multiple of 8 bytes.
+
+        Raises EnvironmentFault.
+        """
+        size = (self.value_size + 7) // 8 * 8 * self.max_entries
+        pages = (size + mmap.PAGESIZE - 1) // mmap.PAGESIZE * mmap.PAGESIZE
+        access = mmap.PROT_READ | (mmap.PROT_WRITE if writable else 0)
+        try:
+            return mmap.mmap(self.descriptor, pages, mmap.MAP_SHARED, access)
+        except OSError as error:
+            raise EnvironmentFault("map memory of", self.name, error.strerror or str(error)) from error
+
+    def pin(self, path: Path) -> None:
+        """The map outlives us under this name in a bpffs. Raises EnvironmentFault."""
+        if code := library().bpf_obj_pin(self.descriptor, str(path).encode()):
+            raise _fault("pin eBPF map", str(path), code)
+
+    def close(self) -> None:
+        """Of a map that `create_array` or `pinned_map` opened; those of an object end with it."""
+        if self.descriptor >= 0:
+            os.close(self.descriptor)
+            self.descriptor = -1
 
     def push(self, value: bytes) -> None:
         """For a queue. Raises EnvironmentFault when it is full."""
@@ -201,6 +314,33 @@ class Link:
             self.descriptor = -1
 
 
+def create_array(name: str, *, value_size: int, max_entries: int) -> Map:
+    """A map of our own, whose memory can be mapped; objects get it as `shared`. Raises EnvironmentFault."""
+    options = _MapCreateOptions(sz=ctypes.sizeof(_MapCreateOptions), map_flags=_MAP_FLAG_MMAPABLE)
+    descriptor = library().bpf_map_create(
+        _MAP_TYPE_ARRAY, name.encode(), 4, value_size, max_entries, ctypes.byref(options)
+    )
+    if descriptor < 0:
+        raise _fault("make eBPF map", name, descriptor)
+    return Map(descriptor, name=name, key_size=4, value_size=value_size, max_entries=max_entries)
+
+
+def pinned_map(path: Path) -> Map | None:
+    """The map of that name in a bpffs; None when there is none. Raises EnvironmentFault."""
+    descriptor = library().bpf_obj_get(str(path).encode())
+    if descriptor < 0:
+        if descriptor == -errno.ENOENT:
+            return None
+        raise _fault("open pinned eBPF map", str(path), descriptor)
+    info = ctypes.create_string_buffer(256)
+    size = _U32(len(info))
+    if code := library().bpf_obj_get_info_by_fd(descriptor, info, ctypes.byref(size)):
+        os.close(descriptor)
+        raise _fault("open pinned eBPF map", str(path), code)
+    _, _, key_size, value_size, max_entries = struct.unpack_from("=IIIII", info.raw)  # struct bpf_map_info
+    return Map(descriptor, name=path.name, key_size=key_size, value_size=value_size, max_entries=max_entries)
+
+
 class Program:
     def __init__(self, descriptor: int, name: str) -> None:
         self.descriptor = descriptor
@@ -213,6 +353,62 @@ class Program:
             raise _fault(f"attach {self.name}", where, descriptor)
         return Link(descriptor)
 
+    def test_run(
+        self,
+        data: bytes,
+        *,
+        ifindex: int = 0,
+        ingress_ifindex: int = 0,
+        mark: int = 0,
+        priority: int = 0,
+        control: tuple[int, int, int, int, int] = (0, 0, 0, 0, 0),
+        gso_size: int = 0,
+        gso_segs: int = 0,
+        wire_bytes: int = 0,
+        repeat: int = 1,
+        flags: int = 0,
+    ) -> TestRun:
+        """Runs a traffic control program on one packet (Ethernet header first) that goes nowhere.
+
+        `ifindex`: of the packet's device, which must exist (0: lo); `control`: skb->cb. A gso_size makes it an
+        offloaded packet of no stated kind (the kernel sets no gso_type). Raises EnvironmentFault.
+        """
+        context = ctypes.create_string_buffer(_SKB_BYTES)
+        struct.pack_into("=I", context, _SKB_MARK, mark)
+        struct.pack_into("=I", context, _SKB_PRIORITY, priority)
+        struct.pack_into("=II", context, _SKB_INGRESS, ingress_ifindex, ifindex)
+        struct.pack_into("=5I", context, _SKB_CONTROL, *control)
+        struct.pack_into("=II", context, _SKB_WIRE_BYTES, wire_bytes, gso_segs)
+        struct.pack_into("=I", context, _SKB_GSO_SIZE, gso_size)
+        given = ctypes.create_string_buffer(data, len(data))
+        became = ctypes.create_string_buffer(len(data) + _GROWTH_BYTES)
+        after = ctypes.create_string_buffer(_SKB_BYTES)
+        address = ctypes.addressof
+        options = _TestRunOptions(
+            sz=ctypes.sizeof(_TestRunOptions),
+            data_in=address(given),
+            data_size_in=len(data),
+            data_out=address(became),
+            data_size_out=len(became),
+            ctx_in=address(context),
+            ctx_size_in=_SKB_BYTES,
+            ctx_out=address(after),
+            ctx_size_out=_SKB_BYTES,
+            repeat=repeat,
+            flags=flags,
+        )
+        if code := library().bpf_prog_test_run_opts(self.descriptor, ctypes.byref(options)):
+            raise _fault("try eBPF program", self.name, code)
+        (mark_after,) = struct.unpack_from("=I", after.raw, _SKB_MARK)
+        (priority_after,) = struct.unpack_from("=I", after.raw, _SKB_PRIORITY)
+        return TestRun(
+            retval=ctypes.c_int32(options.retval).value,
+            data_out=became.raw[: options.data_size_out],
+            mark=mark_after,
+            priority=priority_after,
+            duration_ns=options.duration,
+        )
+
     def statistics(self) -> tuple[int, int]:
         """Runs and nanoseconds, counted while `counting_run_time` is held."""
         info = ctypes.create_string_buffer(256)
@@ -224,7 +420,7 @@ class Program:
 
 
 class BpfObject:
-    """One compiled object, loaded. `shared` maps are those of another object, by name."""
+    """One compiled object, loaded. `shared` maps are those of another object, or our own, by name."""
 
     def __init__(
         self,
@@ -233,8 +429,12 @@ class BpfObject:
         shared: dict[str, Map] | None = None,
         max_entries: dict[str, int] | None = None,
         without: tuple[str, ...] = (),
+        constants: dict[str, int] | None = None,
     ) -> None:
-        """Raises EnvironmentFault: not built, not permitted, refused by the verifier. `without`: programs to leave."""
+        """Raises EnvironmentFault: not built, not permitted, refused by the verifier.
+
+        `without`: programs to leave; `constants`: values of `const volatile` variables, by name.
+        """
         lib = library()
         self.path = path
         if not path.exists():
@@ -250,6 +450,8 @@ class BpfObject:
                     raise _fault("share eBPF map", name, code)
             for name, entries in (max_entries or {}).items():
                 lib.bpf_map__set_max_entries(self._find_map(name), entries)
+            if constants:
+                self._set_constants(constants)
             for name in without:
                 lib.bpf_program__set_autoload(self._find_program(name), False)
             if code := lib.bpf_object__load(self._object):
@@ -267,6 +469,25 @@ class BpfObject:
         found: int | None = library().bpf_object__find_program_by_name(self._object, name.encode())
         assert found, f"{self.path.name} has no program {name}"
         return found
+
+    def _set_constants(self, constants: dict[str, int]) -> None:
+        """Writes them into the .rodata section, which is still ours before the load; BTF says where each one is."""
+        lib = library()
+        btf = lib.bpf_object__btf(self._object)
+        section = lib.btf__type_by_id(btf, lib.btf__find_by_name_kind(btf, b".rodata", _BTF_KIND_DATASEC))
+        assert section, f"{self.path.name} has no constants"
+        size = ctypes.c_size_t()
+        values = lib.bpf_map__initial_value(self._find_map(".rodata"), ctypes.byref(size))
+        _, information, _ = _BTF_TYPE.unpack(ctypes.string_at(section, _BTF_TYPE.size))
+        left = dict(constants)
+        for number in range(information & 0xFFFF):
+            at = section + _BTF_TYPE.size + number * _BTF_VARIABLE.size
+            kind, offset, length = _BTF_VARIABLE.unpack(ctypes.string_at(at, _BTF_VARIABLE.size))
+            named, _, _ = _BTF_TYPE.unpack(ctypes.string_at(lib.btf__type_by_id(btf, kind), _BTF_TYPE.size))
+            name = lib.btf__name_by_offset(btf, named).decode()
+            if name in left:
+                ctypes.memmove(values + offset, left.pop(name).to_bytes(length, "little"), length)
+        assert not left, f"{self.path.name} has no constants {sorted(left)}"
 
     def map(self, name: str) -> Map:
         lib, found = library(), self._find_map(name)
