@@ -18,6 +18,8 @@ RECORD_NAME = "kernel-state.json"
 """In a daemon's state directory; `hostagent restore` looks for it there."""
 ACCESS_RECORD = "access-routes.json"
 """Beside it: which access new flows go by (`dataplane.access_routes`)."""
+QUEUE_RECORD = "queue.json"
+"""In a gateway's state directory: what was at the root of its links before their queues (`gateway.kernel_queue`)."""
 
 
 class ChainUndo(msgspec.Struct, frozen=True, kw_only=True, tag="chain", forbid_unknown_fields=True):

@@ -74,6 +74,7 @@ class Neighbours:
     book: Book
     read: Callable[[str], Reading]
     on_change: Callable[[SetLink], None]
+    passing_s: Callable[[str], float] = lambda _link: 0.0  # as of `LinkExchange`
     by_link: dict[str, Neighbour] = field(default_factory=dict)
     secretary_keys: SecretaryKeys = field(init=False)
     _last: dict[str, SetLink] = field(default_factory=dict)
@@ -197,6 +198,7 @@ class Neighbours:
                 grace_intervals=settlement.grace_intervals,
             ),
             read=lambda: self.read(name),
+            passing_s=lambda: self.passing_s(name),
         )
 
     @property

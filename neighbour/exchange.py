@@ -26,6 +26,7 @@ nothing.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -124,7 +125,12 @@ class LinkStatus:
 
 
 class LinkExchange:
-    """One link's account. `read` gives our counters now; call it all from the one thread of the book."""
+    """One link's account. `read` gives our counters now; call it all from the one thread of the book.
+
+    `passing_s`: how long what is counted as sent may still be on its way here, in a queue of the kernel. The caller
+    waits so long between its opening and the call, and whoever serves an answer before it is sent: so what the other
+    side counts then, and what it counts thereafter, contains what the reading has.
+    """
 
     def __init__(
         self,
@@ -135,8 +141,10 @@ class LinkExchange:
         role: Role,
         terms: Terms,
         read: Callable[[], Reading],
+        passing_s: Callable[[], float] = lambda: 0.0,
     ) -> None:
         self.role = role
+        self.passing_s = passing_s
         self.terms = terms
         self.parties = Parties(link=terms.link, us=identity.fingerprint, peer=peer.fingerprint)
         self._book = book
@@ -196,6 +204,7 @@ class LinkExchange:
 
     async def _exchange_statements(self, client: StatementClient, own: KeptStatement) -> RemoteProtocolError | None:
         """Posts a statement and books what comes back. Gives the reason why an order that came with it was refused."""
+        await asyncio.sleep(self.passing_s())
         try:
             reply = await client.post_statement(own.signed)
         except RemoteProtocolError as error:

@@ -23,6 +23,7 @@ _ATTRIBUTE: Final = struct.Struct("=HH")
 _ERROR: Final = struct.Struct("=i")
 _NLM_F_REQUEST: Final = 1
 _NLM_F_ACK: Final = 4
+_NLM_F_ECHO: Final = 8
 _NLM_F_DUMP: Final = 0x300
 _NLM_F_EXCL: Final = 0x200
 _NLM_F_CREATE: Final = 0x400
@@ -56,9 +57,12 @@ class NetlinkSocket:
     def close(self) -> None:
         self._socket.close()
 
-    def ask(self, kind: int, body: bytes) -> Answer | None:
-        """The one answer; None when the kernel knows no such thing, or does not tell us."""
-        for answer in self._answers(kind, body, 0):
+    def ask(self, kind: int, body: bytes, *, echo: bool = False) -> Answer | None:
+        """The one answer; None when the kernel knows no such thing, or does not tell us.
+
+        echo: of traffic control, which otherwise answers only those who listen to its changes.
+        """
+        for answer in self._answers(kind, body, _NLM_F_ECHO if echo else 0):
             return answer
         return None
 
