@@ -12,9 +12,10 @@ from rich.console import Console
 from rich.table import Table
 
 from dataplane.diagnosis.conflicts import Conflict, Together
-from dataplane.diagnosis.engine_choice import EngineChoice, Outlook
+from dataplane.diagnosis.engine_choice import EngineChoice, Outlook, payment_faults
 from dataplane.diagnosis.features import Feature, State
 from dataplane.host_engine import EngineName
+from dataplane.payment_engines import choose as choose_payments
 
 
 class RejectedEngine(msgspec.Struct, frozen=True, kw_only=True):
@@ -23,7 +24,7 @@ class RejectedEngine(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):
-    """`engine` None: the agent cannot work here."""
+    """`engine` None: the agent cannot work here. `payments`: what will treat packets that pay, and why."""
 
     engine: EngineName | None
     because: str
@@ -31,6 +32,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     abilities: tuple[Outlook, ...]
     features: tuple[Feature, ...]
     conflicts: tuple[Conflict, ...]
+    payments: str = ""
 
 
 def report_of(choice: EngineChoice, features: tuple[Feature, ...], conflicts: tuple[Conflict, ...]) -> Report:
@@ -41,6 +43,7 @@ def report_of(choice: EngineChoice, features: tuple[Feature, ...], conflicts: tu
         abilities=choice.abilities,
         features=features,
         conflicts=conflicts,
+        payments=choose_payments("auto", payment_faults(features)).reason,
     )
 
 
@@ -49,6 +52,7 @@ def show(report: Report, console: Console) -> None:
     console.print(f"engine: {report.engine or 'none'} ({report.because})")
     for rejected in report.rejected:
         console.print(f"not {rejected.engine}: {rejected.why}")
+    console.print(f"payments: {report.payments}")
     for part in _parts(report):
         console.print()
         console.print(part)

@@ -12,6 +12,7 @@ import click
 from cli import lab_dph
 from cli.command import json_option, leave, one_line_errors
 from cli.exit_codes import ExitCode
+from dataplane.payment_engines import WantedPaymentEngine
 
 
 @click.group()
@@ -50,6 +51,13 @@ def list_scenarios(as_json: bool) -> None:
 @click.option("--plain", is_flag=True, help="Plain progress lines instead of the terminal UI.")
 @click.option("--seconds", type=click.IntRange(5, 3600), help="How long the traffic runs.")
 @click.option(
+    "--engine",
+    type=click.Choice(["auto", "ebpf", "nfqueue"]),
+    default="auto",
+    show_default=True,
+    help="What treats packets that pay.",
+)
+@click.option(
     "--pcap",
     type=click.Path(path_type=Path, file_okay=False),
     help="Write each link's packets into this folder.",
@@ -64,6 +72,7 @@ def run(
     ipv6: bool,
     plain: bool,
     seconds: int | None,
+    engine: WantedPaymentEngine,
     pcap: Path | None,
     html: Path | None,
     quick: bool,
@@ -74,7 +83,7 @@ def run(
     `dph` is an experiment of many runs, simulated and on real packets; its report is an HTML file with figures.
     """
     if scenario == lab_dph.NAME:
-        if ipv6 or plain or seconds or pcap:
+        if ipv6 or plain or seconds or pcap or engine != "auto":
             raise click.UsageError("dph takes --quick, --simulated, --html and --json alone")
         lab_dph.run_experiment(as_json=as_json, html=html, quick=quick, simulated=simulated, progress=_progress)
         return
@@ -83,7 +92,9 @@ def run(
     from lab.run import run_scenario
 
     terminal = sys.stdout.isatty() and sys.stdin.isatty() and not as_json and not plain
-    report = run_scenario(scenario, ipv6=ipv6, seconds=seconds, pcap=pcap, tui=terminal, progress=_progress)
+    report = run_scenario(
+        scenario, ipv6=ipv6, seconds=seconds, engine=engine, pcap=pcap, tui=terminal, progress=_progress
+    )
     if as_json:
         click.echo(report.to_json())
     else:

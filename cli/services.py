@@ -53,7 +53,7 @@ def gateway_mark_price(nanodollars: int, socket: Path) -> None:
 @click.option("--socket", required=True, type=click.Path(path_type=Path), help="The gateway's admin socket.")
 @one_line_errors
 def gateway_reload(socket: Path) -> None:
-    """Reads tolls, alternatives and the preference again from the gateway's file, and publishes them.
+    """Reads tolls, alternatives, the preference and the engine again from the gateway's file, and publishes them.
 
     Anything else that was changed there needs a restart, and then nothing is taken in.
     """

@@ -21,16 +21,16 @@ from collections.abc import Callable, Sequence
 from enum import Enum
 from pathlib import Path
 from types import TracebackType
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 
 from billpay.errors import BillpayError, EnvironmentFault
-from dataplane import command, reader
+from dataplane import command, reader_process
 from dataplane.command import Kind
 from dataplane.counters import CounterFile
 from dataplane.heartbeat import HeartbeatFile, Role
-from dataplane.reader import Started
+from dataplane.reader_process import Started
 
 FIRST_BACKOFF_S: Final = 0.05
 LAST_BACKOFF_S: Final = 1.0
@@ -62,7 +62,8 @@ class Health(Enum):
 class ReaderSupervisor:
     """`async with ReaderSupervisor(...)`: within it there is a reader, or soon one again.
 
-    argv: the reader's command line; its `main` calls `reader.serve`. The rules are installed before and removed after.
+    argv: the reader's command line; its `main` calls `reader.serve` or `ebpf.kernel_reader.serve_kernel`. The rules
+    are installed before and removed after.
     on_event(bytes): an event of the core. on_started(Started): a reader is ready. on_health(Health, why): a change.
     snapshot(): the commands that bring a fresh core to the present state, asked anew for each reader.
     """
@@ -89,8 +90,11 @@ class ReaderSupervisor:
         self.health = Health.STOPPED
         self._process: asyncio.subprocess.Process | None = None
         self._link: _Link | None = None
+        self._killer: _Killer | None = None
         self._stopping = False
-        self._first_start: asyncio.Future[None] | None = None
+        self._replacement: _Replacement | None = None
+        self._wake = asyncio.Event()
+        self._first_start: asyncio.Future[BillpayError | None] | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._page: HeartbeatFile | None = None
 
@@ -108,8 +112,12 @@ class ReaderSupervisor:
     ) -> None:
         await self.stop()
 
-    async def start(self) -> None:
-        """Returns when the first reader is ready. Raises EnvironmentFault when it cannot work here."""
+    async def start(self, argv: Sequence[str] | None = None) -> None:
+        """Returns when the first reader is ready. `argv`: another command line than before.
+
+        Raises EnvironmentFault when it cannot work here; it may then be started again.
+        """
+        self._argv = list(argv) if argv is not None else self._argv
         self._stopping = False
         self._page = HeartbeatFile(self._heartbeat_path)
         self._page.leave(Role.READER)
@@ -122,7 +130,7 @@ class ReaderSupervisor:
             loop.create_task(self._sync_counters(), name="counter sync"),
         ]
         try:
-            await self._first_start
+            _raise(await self._first_start)
         except BaseException:
             await self.stop()
             raise
@@ -141,6 +149,23 @@ class ReaderSupervisor:
             raise ReaderUnavailable("the packet reader is not running just now")
         return await link.request(Kind.COMMAND, message)
 
+    async def replace(self, argv: Sequence[str], *, between: Callable[[], None]) -> None:
+        """Another reader from now on: this one ends in good order, then `between` (in a thread), then the other starts.
+
+        Returns when that is ready. Raises EnvironmentFault when it cannot work here, or what `between` raised: then
+        readers are tried again and again until somebody replaces them by others. One call at a time.
+        """
+        done: asyncio.Future[BillpayError | None] = asyncio.get_running_loop().create_future()
+        self._replacement = _Replacement(argv=list(argv), between=between, done=done)
+        self._wake.set()
+        if self._link is not None:
+            with contextlib.suppress(ReaderUnavailable):
+                await self._link.send(Kind.STOP, 0, b"")
+        await asyncio.wait({done}, timeout=STOP_TIMEOUT_S)
+        if self._replacement is not None and self._killer is not None:
+            self._killer.kill()  # it does not end by itself
+        _raise(await done)
+
     async def stop(self) -> None:
         """Lets the reader drain what it holds and exit; then ends everything. No packet is lost by it."""
         self._stopping = True
@@ -153,6 +178,9 @@ class ReaderSupervisor:
             task.cancel()
         done = await asyncio.gather(*self._tasks, return_exceptions=True)
         self._tasks = []
+        if self._replacement is not None:
+            self._first_start, self._replacement = self._replacement.done, None
+        self._settle(ReaderUnavailable("the packet reader was stopped"))
         self._report(Health.STOPPED, "")
         if self._page is not None:
             self._page.close()
@@ -174,9 +202,25 @@ class ReaderSupervisor:
                 return
             if time.monotonic() - began_s > STABLE_S:
                 backoff_s = FIRST_BACKOFF_S
-            self._report(Health.WAITING, why)
-            await asyncio.sleep(backoff_s)
-            backoff_s = min(2 * backoff_s, LAST_BACKOFF_S)
+            if self._replacement is None:
+                self._report(Health.WAITING, why)
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(backoff_s):
+                        await self._wake.wait()
+                backoff_s = min(2 * backoff_s, LAST_BACKOFF_S)
+            if self._replacement is not None:
+                await self._take_replacement(self._replacement)
+                backoff_s = FIRST_BACKOFF_S
+
+    async def _take_replacement(self, replacement: _Replacement) -> None:
+        """No reader runs. What goes wrong is the caller's of `replace`."""
+        self._replacement = None
+        self._wake.clear()
+        self._argv, self._first_start = replacement.argv, replacement.done
+        try:
+            await asyncio.to_thread(replacement.between)
+        except EnvironmentFault as fault:
+            self._could_not_start(fault)
 
     async def _run_reader(self) -> str:
         """One reader from birth to death; why it died."""
@@ -192,9 +236,10 @@ class ReaderSupervisor:
             link = _Link(ours, self._on_event)
             try:
                 with _Killer(process) as killer:
+                    self._killer = killer
                     await self._attend(process, link, killer)
             finally:
-                self._link = None
+                self._link = self._killer = None
                 code = await process.wait()
         if link.fault is not None:
             return self._could_not_start(link.fault)
@@ -211,7 +256,7 @@ class ReaderSupervisor:
             except (ReaderUnavailable, TimeoutError):
                 killer.kill()
             await receiving
-            if self._stopping:
+            if self._stopping or self._replacement is not None:
                 await process.wait()
         finally:
             receiving.cancel()
@@ -219,11 +264,11 @@ class ReaderSupervisor:
     async def _spawn(self, command_fd: int) -> asyncio.subprocess.Process:
         environment = {
             **os.environ,
-            reader.ENVIRONMENT_COMMAND_FD: str(command_fd),
-            reader.ENVIRONMENT_COUNTERS: str(self._counters_path),
-            reader.ENVIRONMENT_HEARTBEAT: str(self._heartbeat_path),
-            reader.ENVIRONMENT_OWNER: self._owner,
-            reader.ENVIRONMENT_PARENT: str(os.getpid()),
+            reader_process.ENVIRONMENT_COMMAND_FD: str(command_fd),
+            reader_process.ENVIRONMENT_COUNTERS: str(self._counters_path),
+            reader_process.ENVIRONMENT_HEARTBEAT: str(self._heartbeat_path),
+            reader_process.ENVIRONMENT_OWNER: self._owner,
+            reader_process.ENVIRONMENT_PARENT: str(os.getpid()),
         }
         # A session of its own: Ctrl-C is for main, which stops the reader in good order.
         return await asyncio.create_subprocess_exec(
@@ -237,20 +282,23 @@ class ReaderSupervisor:
     async def _bring_up(self, link: _Link) -> None:
         """State first, then packets."""
         for message in self._snapshot():
-            await link.request(Kind.COMMAND, message)
+            await link.request(Kind.COMMAND, message, timeout_s=START_TIMEOUT_S)  # the first waits for the process
         started = msgspec.json.decode(await link.request(Kind.GO, b"", timeout_s=START_TIMEOUT_S), type=Started)
         self._link = link
         self._report(Health.RUNNING, "")
         if self._on_started is not None:
             self._on_started(started)
-        if self._first_start is not None and not self._first_start.done():
-            self._first_start.set_result(None)
+        self._settle(None)
 
     def _could_not_start(self, fault: EnvironmentFault) -> str:
         """Before the first reader was ready the fault is the caller's; afterwards it is the reason to try again."""
-        if self._first_start is not None and not self._first_start.done():
-            self._first_start.set_exception(fault)
+        self._settle(fault)
         return str(fault)
+
+    def _settle(self, outcome: BillpayError | None) -> None:
+        """Tells whoever waits for the first reader of a kind."""
+        if self._first_start is not None and not self._first_start.done():
+            self._first_start.set_result(outcome)
 
     def _report(self, health: Health, why: str) -> None:
         if health is not self.health:
@@ -298,6 +346,19 @@ class ReaderSupervisor:
             await asyncio.sleep(SYNC_INTERVAL_S)
             if self._counters_path.exists():
                 await asyncio.to_thread(_sync, self._counters_path)
+
+
+class _Replacement(NamedTuple):
+    """The next reader's command line, and what to do before it starts."""
+
+    argv: list[str]
+    between: Callable[[], None]
+    done: asyncio.Future[BillpayError | None]
+
+
+def _raise(outcome: BillpayError | None) -> None:
+    if outcome is not None:
+        raise outcome
 
 
 class _Link:

@@ -86,6 +86,8 @@ class GatewayStatus(AdminValue, frozen=True, kw_only=True):
     name: str
     as_number: int
     data_plane: str
+    engine: str = ""  # of payments: "ebpf" or "nfqueue"; "" before it has started
+    engine_reason: str = ""  # why this one, and why not the better one
     open_grants: int
     held_kept_nanodollars: int
     links: tuple[LinkStatus, ...]

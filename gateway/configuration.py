@@ -18,6 +18,7 @@ from billpay.messages import AsNumber, Name, Text
 from billpay.pricesetting import PriceTarget
 from billpay.tolls import TollSchedule
 from dataplane.links import read_link
+from dataplane.payment_engines import WantedPaymentEngine
 from gateway.mark_prices import PricingSettings
 from gateway.plan import (
     AlternativePlan,
@@ -47,6 +48,7 @@ class GatewaySection(Section, frozen=True, kw_only=True):
     name: Name
     as_number: AsNumber
     state_directory: Path_
+    engine: WantedPaymentEngine = "auto"
     admin_socket: str = ""  # "": admin.sock in the state directory
     preference: Annotated[str, msgspec.Meta(pattern="^(honour|ignore)$")] = "honour"
     currency: Annotated[str, msgspec.Meta(pattern="^[A-Z]{3}$")] = "USD"

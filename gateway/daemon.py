@@ -27,18 +27,18 @@ from billpay.links import Reading
 from billpay.messages import Agreement, AgreementRequest, PriceQuote
 from billpay.sessions import MarkPrice
 from billpay.settlement import Role
-from dataplane.counters import CounterFile
-from dataplane.record import RECORD_NAME
-from dataplane.rules import restore
+from dataplane.payment_engines import PaymentEngine
+from dataplane.payment_plane import Means, PaymentPlane
 from dataplane.service import report_fault, serve
-from dataplane.startup import prepare
-from dataplane.supervisor import ReaderSupervisor, ReaderUnavailable
+from dataplane.supervisor import ReaderUnavailable
 from gateway.admin import AdminServer, GatewayStatus, Reloaded
 from gateway.commands import Alarm, Answer, AskReport, Command, Report, SetLink, Tick
 from gateway.configuration import Configuration, listen_address, load, plan_of, pricing_of
 from gateway.control import ControlApi, Published
 from gateway.grant_store import STORE_NAME, GrantStore
 from gateway.granting import GrantDesk
+from gateway.kernel_datapath import engine_faults
+from gateway.kernel_queue import passing_s
 from gateway.kernel_state import OWNER, desired_state
 from gateway.mark_prices import MarkPricing
 from gateway.neighbours import Neighbour, Neighbours
@@ -76,7 +76,7 @@ class Gateway:
         self._plan = plan_of(configuration)
         self._routes = Routes(self._plan.routes)
         directory = configuration.state_directory
-        self._counters_path = directory / "counters"
+        self._plane = self._make_plane()
         self._identity = NodeIdentity.load_or_create(directory, name=configuration.gateway.name)
         self._book = Book.open(directory / "book.sqlite")
         self._neighbours = Neighbours(
@@ -85,6 +85,7 @@ class Gateway:
             book=self._book,
             read=self._reading,
             on_change=self._link_changed,
+            passing_s=self._passing_s,
         )
         self._neighbours.open(int(time.time()))
         self._grant_store = GrantStore(directory / STORE_NAME)
@@ -93,7 +94,7 @@ class Gateway:
             neighbours=self._neighbours,
             store=self._grant_store,
             ask=self.ask,
-            read=self._snapshot_of_counters,
+            read=self._plane.counters,
         )
         self._store_trouble = ""
         self._prices = self._make_prices()
@@ -106,17 +107,25 @@ class Gateway:
             neighbours=self._neighbours,
             published=self._published,
         )
-        self._supervisor = ReaderSupervisor(
-            [sys.executable, "-m", "gateway.reader", str(config_path.resolve())],
-            counters_path=self._counters_path,
+        self._changes: set[asyncio.Task[None]] = set()
+
+    def _make_plane(self) -> PaymentPlane:
+        return PaymentPlane(
+            Means(
+                faults=lambda: engine_faults(self._plan),
+                command=self._reader_command,
+                desired=lambda engine: desired_state(self._configuration, engine),
+            ),
+            wanted=self._configuration.gateway.engine,
+            state_directory=self._configuration.state_directory,
             owner=OWNER,
             on_event=self._on_event,
             snapshot=self._snapshot,
-            on_started=lambda _started: self._catch_up(),
-            on_health=lambda health, why: LOG.info("packet reader: %s %s", health.value, why),
+            on_started=self._catch_up,
         )
-        self._counters: CounterFile | None = None
-        self._changes: set[asyncio.Task[None]] = set()
+
+    def _reader_command(self, engine: PaymentEngine) -> list[str]:
+        return [sys.executable, "-m", "gateway.reader", str(self._config_path.resolve()), "--engine", engine.value]
 
     def _make_prices(self) -> PricePusher | None:
         configuration = self._configuration
@@ -138,28 +147,17 @@ class Gateway:
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Everything is up inside; nothing of us is left after it."""
-        record = self._configuration.state_directory / RECORD_NAME
         async with contextlib.AsyncExitStack() as stack:
             stack.callback(self._book.close)
             stack.callback(self._grant_store.close)
-            stack.callback(self._close_counters)
+            stack.callback(self._plane.close)
             admin = AdminServer(self._configuration.admin_socket, self.status, self.set_mark_price, self.reload)
             await admin.start()
             stack.push_async_callback(admin.stop)
             runner = await self._listen()
             stack.push_async_callback(runner.cleanup)
-            stack.callback(restore, record)
-            prepare(desired_state(self._configuration), record_path=record, counters_path=self._counters_path)
-            stack.push_async_callback(self._supervisor.stop)
-            await self._supervisor.start()
-            self._counters = CounterFile.attach(self._counters_path)
+            await stack.enter_async_context(self._plane.running())
             yield
-
-    def _close_counters(self) -> None:
-        """After everything that reads them."""
-        if self._counters is not None:
-            self._counters.close()
-            self._counters = None
 
     async def _listen(self) -> web.AppRunner:
         peers = PinnedPeers(tuple(neighbour.certificate for neighbour in self._neighbours.by_link.values()))
@@ -194,7 +192,7 @@ class Gateway:
     async def work(self) -> None:
         """Runs until cancelled; a fault in any part ends it all."""
         async with asyncio.TaskGroup() as group:
-            group.create_task(self._supervisor.watch())
+            group.create_task(self._plane.watch())
             group.create_task(self._tick())
             group.create_task(self._publish())
             group.create_task(self._keep_intervals())
@@ -211,7 +209,7 @@ class Gateway:
 
     async def ask(self, command: Command) -> Answer:
         """A command for the packet core. Raises ReaderUnavailable."""
-        answer: Answer = msgspec.json.decode(await self._supervisor.request(msgspec.json.encode(command)), type=Answer)
+        answer: Answer = msgspec.json.decode(await self._plane.request(msgspec.json.encode(command)), type=Answer)
         return answer
 
     def _snapshot(self) -> list[bytes]:
@@ -319,7 +317,7 @@ class Gateway:
     # --- accounts ---------------------------------------------------------------------------------------------------
 
     def _reading(self, link: str) -> Reading:
-        value = self._snapshot_of_counters()
+        value = self._plane.counters()
         return Reading(
             sent_nanodollars=value.get(f"link/{link}/sent_nanodollars", 0),
             received_nanodollars=value.get(f"link/{link}/received_nanodollars", 0),
@@ -327,17 +325,6 @@ class Gateway:
             received_packets=value.get(f"link/{link}/received_packets", 0),
             cut_nanodollars=value.get(f"link/{link}/cut_nanodollars", 0),
         )
-
-    def _snapshot_of_counters(self) -> dict[str, int]:
-        if self._counters is not None:
-            return self._counters.snapshot()
-        if not self._counters_path.exists():
-            return {}
-        counters = CounterFile.attach(self._counters_path)
-        try:
-            return counters.snapshot()
-        finally:
-            counters.close()
 
     async def _keep_intervals(self) -> None:
         """Our own clock: standing of every neighbour, and our own income in the books."""
@@ -349,13 +336,20 @@ class Gateway:
                 if neighbour.exchange is not None:
                     neighbour.exchange.close_interval(now_unix_s)
                     self._neighbours.report(neighbour)
-            counters = self._snapshot_of_counters()
+            counters = self._plane.counters()
             book_node_counters(
                 self._book,
                 retained_nanodollars=total(counters, "retained_nanodollars"),
                 kept_nanodollars=total(counters, "kept_nanodollars") + counters.get("held_kept_nanodollars", 0),
                 share_nanodollars=0,
             )
+
+    def _passing_s(self, link: str) -> float:
+        """The kernel's queue has what the programs there counted as sent."""
+        choice = self._plane.choice
+        if choice is None or choice.engine is not PaymentEngine.EBPF:
+            return 0.0
+        return next(passing_s(each) for each in self._plan.links if each.name == link)
 
     def _caller(self, neighbour: Neighbour) -> Caller:
         """The calls to a neighbour that we call."""
@@ -384,14 +378,17 @@ class Gateway:
         return self._prices.set_price(nanodollars_per_mark)
 
     async def reload(self) -> Reloaded:
-        """Takes in the tolls, alternatives and the preference of the file, and publishes them, all at once.
+        """Takes in the tolls, alternatives, the preference and the engine of the file, and publishes them, all at once.
 
-        Raises ConfigurationError, or LocalProtocolError for a change that needs a restart; then all is as before.
+        Raises ConfigurationError, LocalProtocolError for a change that needs a restart, or EnvironmentFault for an
+        engine that cannot be; then all is as before.
         """
         configuration = load(self._config_path)
         changed = changes(self._configuration, configuration)
         plan = plan_of(configuration)
         async with self._reloading:
+            if configuration.gateway.engine != self._configuration.gateway.engine:
+                await self._plane.change(configuration.gateway.engine)
             self._configuration, self._plan, self._routes = configuration, plan, Routes(plan.routes)
             congestion: dict[str, int] = {}
             with contextlib.suppress(ReaderUnavailable):  # the next one has it from its snapshot
@@ -412,8 +409,9 @@ class Gateway:
             self._configuration,
             self._neighbours,
             {link.name: link for link in report.links},
-            self._snapshot_of_counters(),
-            data_plane=self._supervisor.health.value,
+            self._plane.counters(),
+            data_plane=self._plane.health.value,
+            engine=self._plane.choice,
             open_grants=report.open_grants,
             mark_price=self._prices.newest if self._prices is not None else None,
         )

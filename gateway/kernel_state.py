@@ -1,5 +1,5 @@
-"""What a gateway wants in the kernel: its links' packets in the queue, and a routing table for each further
-alternative.
+"""What a gateway wants in the kernel: a routing table for each further alternative, and its links' packets in the queue
+where its reader treats them there. Programs in the kernel meet every packet by themselves.
 
 Decides: which rules, tables and marks the configuration means; `dataplane.rules` brings them about and takes them away.
 Packets to the gateway itself stay out of the queue, but on a link with a tunnel, whose datagrams come to our address.
@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from ipaddress import ip_network
 
 from dataplane.desired import Chain, DesiredState, Family, PolicyRoute, QueueRule
+from dataplane.payment_engines import PaymentEngine
 from dataplane.port import with_oad_mark
 from gateway.configuration import AlternativeSection, Configuration, LinkSection
 
@@ -21,10 +22,15 @@ FIRST_PRIORITY = 7414
 FAMILIES: tuple[Family, Family] = (4, 6)
 
 
-def desired_state(configuration: Configuration) -> DesiredState:
+def desired_state(configuration: Configuration, engine: PaymentEngine) -> DesiredState:
     """The first alternative of each route is the kernel's own route and needs nothing."""
-    interfaces = {link.name: link for link in configuration.links}
-    queues = tuple(
+    links = {link.name: link for link in configuration.links}
+    queues = tuple(_queue_rules(configuration)) if engine is PaymentEngine.NFQUEUE else ()
+    return DesiredState(owner=OWNER, queues=queues, routes=tuple(_policy_routes(configuration, links)))
+
+
+def _queue_rules(configuration: Configuration) -> Iterator[QueueRule]:
+    return (
         QueueRule(
             family=family,
             chain=Chain.PREROUTING,
@@ -35,7 +41,6 @@ def desired_state(configuration: Configuration) -> DesiredState:
         for link in configuration.links
         for family in FAMILIES
     )
-    return DesiredState(owner=OWNER, queues=queues, routes=tuple(_policy_routes(configuration, interfaces)))
 
 
 def _policy_routes(configuration: Configuration, links: dict[str, LinkSection]) -> Iterator[PolicyRoute]:

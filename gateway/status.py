@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from billpay.links import DifferenceLine, Direction
 from billpay.sessions import MarkPrice
 from billpay.settlement import Role
+from dataplane.payment_engines import PaymentChoice
 from gateway.admin import GatewayStatus, LinkStatus, LossLine, SettlementLine
 from gateway.commands import LinkReport
 from gateway.configuration import Configuration, LinkSection
@@ -26,6 +27,7 @@ def status_of(
     counters: Mapping[str, int],
     *,
     data_plane: str,
+    engine: PaymentChoice | None,
     open_grants: int,
     mark_price: MarkPrice | None = None,
 ) -> GatewayStatus:
@@ -33,6 +35,8 @@ def status_of(
         name=configuration.gateway.name,
         as_number=configuration.gateway.as_number,
         data_plane=data_plane,
+        engine=engine.engine.value if engine is not None else "",
+        engine_reason=engine.reason if engine is not None else "not started yet",
         open_grants=open_grants,
         held_kept_nanodollars=counters.get("held_kept_nanodollars", 0),
         links=tuple(

@@ -1,4 +1,4 @@
-"""The terms of a gateway that may change while it runs: tolls, alternatives, and whether preferences are followed.
+"""What of a gateway may change while it runs: tolls, alternatives, whether preferences are followed, and the engine.
 
 Decides: which changes of the configuration file are taken in by `hostagent gateway reload`, and what the packet core is
 told. Refuses to know: files, sockets and documents. Pure.
@@ -20,6 +20,9 @@ from billpay.errors import LocalProtocolError
 from gateway.commands import RouteTerms, SetTerms, TollTerms
 from gateway.configuration import AlternativeSection, Configuration, LinkSection, RouteSection, TollSection, schedule_of
 
+_FREE = {"preference": "honour", "engine": "auto"}
+"""What of [gateway] may change, with values to compare the rest by."""
+
 ROUTES_A_COMMAND = 500
 """So that a command stays far below the limit of a datagram to the reader."""
 
@@ -29,8 +32,9 @@ def changes(before: Configuration, after: Configuration) -> tuple[str, ...]:
     held, wanted = _without_terms(before), _without_terms(after)
     for section in Configuration.__struct_fields__:
         if getattr(held, section) != getattr(wanted, section):
-            raise LocalProtocolError(f"{section}: only tolls, alternatives and the preference change without a restart")
-    found = [] if before.gateway == after.gateway else ["gateway.preference"]
+            changing = "tolls, alternatives, the preference and the engine"
+            raise LocalProtocolError(f"{section}: only {changing} change without a restart")
+    found = [f"gateway.{key}" for key in _FREE if getattr(before.gateway, key) != getattr(after.gateway, key)]
     links = zip(before.links, after.links, strict=True)
     found += [f"links.{new.name}.toll" for old, new in links if old.toll != new.toll]
     routes = zip(before.routes, after.routes, strict=True)
@@ -42,7 +46,7 @@ def _without_terms(configuration: Configuration) -> Configuration:
     replace = msgspec.structs.replace
     return replace(
         configuration,
-        gateway=replace(configuration.gateway, preference="honour"),
+        gateway=replace(configuration.gateway, **_FREE),
         links=tuple(map(_bare_link, configuration.links)),
         routes=tuple(map(_bare_route, configuration.routes)),
     )

@@ -60,6 +60,8 @@ class Status(ApiValue, frozen=True, kw_only=True):
     engine: str  # "ebpf", "nfqueue" or "sockets"
     started_unix_s: int
     engine_reason: str = ""  # why this engine, and why not a better one
+    payments_engine: str = ""  # what treats packets that pay, "ebpf" or "nfqueue"; "" where nothing is paid
+    payments_engine_reason: str = ""  # likewise
     limits: tuple[Limit, ...] = ()
     warnings: tuple[Warning, ...] = ()
     secretary: str  # "connected" or why not

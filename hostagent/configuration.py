@@ -22,6 +22,7 @@ from cartographer.policy import shipped_wants
 from cartographer.values import Wants
 from dataplane.desired import Chain, DesiredState, Family, QueueRule
 from dataplane.links import read_link
+from dataplane.payment_engines import PaymentEngine, WantedPaymentEngine
 from dataplane.shaping.plan import (
     CLASSES_MAX,
     LINKS_MAX,
@@ -115,6 +116,12 @@ class SettlementSection(Section, frozen=True, kw_only=True):
     grace_intervals: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 6
 
 
+class PaymentsSection(Section, frozen=True, kw_only=True):
+    """What treats the packets of the uplinks."""
+
+    engine: WantedPaymentEngine = "auto"
+
+
 class PathsSection(Section, frozen=True, kw_only=True):
     """`wants`: what classes of flows want of a way; those that are not named are as shipped (`cartographer.policy`)."""
 
@@ -150,6 +157,7 @@ class UplinkSection(Section, frozen=True, kw_only=True):
     gateway_certificate: Path_
     control_url: Annotated[str, msgspec.Meta(pattern=r"^https://\S+$")]
     header: bool = True
+    implied: bool = False  # no header survives on the way to the gateway: grants say what a packet pays
     slots: Annotated[int, msgspec.Meta(ge=0, le=7)] = 3
 
 
@@ -231,6 +239,7 @@ class Configuration(Section, frozen=True, kw_only=True):
     networks: Annotated[tuple[NetworkSection, ...], msgspec.Meta(max_length=200)] = ()
     secretary: SecretarySection | None = None
     settlement: SettlementSection = SettlementSection()
+    payments: PaymentsSection = PaymentsSection()
     paths: PathsSection = PathsSection()
     campus: CampusSection | None = None
     access: AccessSection = AccessSection()
@@ -270,6 +279,8 @@ def load(path: Path) -> Configuration:
                 remedy = "name each uplink and interface once"
                 raise ConfigurationError(path, f"uplinks[{number}]", f"{value!r} is used twice", remedy)
         seen.update({uplink.name, uplink.interface})
+        if uplink.implied and uplink.header:
+            raise ConfigurationError(path, f"uplinks[{number}].implied", "is true beside headers", "say header = false")
     _check_sessions(path, configuration)
     classes = {*shipped_wants(0), *(each.name for each in configuration.paths.wants)}
     if configuration.access.wants not in classes:
@@ -467,12 +478,17 @@ def _uplink_plan(uplink: UplinkSection) -> UplinkPlan:
         gateway_as=uplink.gateway_as,
         mtu=link.mtu,
         header=uplink.header,
+        implied=uplink.implied,
         slots=uplink.slots,
     )
 
 
-def desired_state(configuration: Configuration) -> DesiredState:
-    """What leaves and what arrives by an uplink, in two queues, so that the core can tell them apart."""
+def desired_state(configuration: Configuration, engine: PaymentEngine) -> DesiredState:
+    """For a packet reader what leaves and what arrives by an uplink, in two queues, so that its core can tell them
+    apart; programs in the kernel need nothing beside.
+    """
+    if engine is PaymentEngine.EBPF:
+        return DesiredState(owner=OWNER)
     queues = tuple(
         QueueRule(family=family, chain=chain, interface=uplink.interface, queue=queue)
         for uplink in configuration.uplinks

@@ -284,7 +284,7 @@ class Agent:
         async with contextlib.AsyncExitStack() as stack:
             if self._counting is not None:
                 await stack.enter_async_context(self._counting.running())
-                if self._gives_up:
+                if self._gives_up and not self._loads_again():
                     give_up_loading(keeps_programs=self._counting.traffic.engine is EngineName.EBPF)
             if self._reacting is not None:
                 await stack.enter_async_context(self._reacting.running())
@@ -294,6 +294,10 @@ class Agent:
             await self._server.start()
             stack.push_async_callback(self._server.stop)
             yield
+
+    def _loads_again(self) -> bool:
+        """Payments in the kernel are a reader's, and each of its successors loads their programs anew."""
+        return self._paying is not None and self._configuration.payments.engine != "nfqueue"
 
     async def work(self) -> None:
         """Runs until cancelled; a fault in any part ends it all."""
@@ -539,6 +543,8 @@ class Agent:
         if new.api.metrics_listen != self._configuration.api.metrics_listen:
             raise Refused("needs-restart", "[api] metrics_listen is read at the start only: restart the agent")
         permissions = _permissions(new, self._config_path)
+        if self._paying is not None and new.payments != self._configuration.payments:
+            await self._paying.change_engine(new.payments.engine)
         if self._counting is not None:
             for link in new.links:
                 read_link(link.interface)

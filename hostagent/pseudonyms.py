@@ -22,9 +22,9 @@ NAME_CHARACTERS_MIN: Final = 3
 OUR_WORDS: Final = frozenset(
     """
     ability answer because cause code condition connectivity consequence currency decision detail direction
-    engine engine_reason fingerprint flow health how message metered_because mode month period protocol question
-    rate_source reason rejected remedy secretary socket source state state_directory strategy term text together
-    trust version what why
+    engine engine_reason fingerprint flow health how message metered_because mode month payments_engine
+    payments_engine_reason period protocol question rate_source reason rejected remedy secretary socket source state
+    state_directory strategy term text together trust version what why
     """.split()  # noqa: SIM905 - one word after the other is easier to keep in order
 )
 """Keys whose strings we wrote ourselves."""

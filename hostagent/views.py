@@ -31,6 +31,8 @@ class PaidView:
     budgets: tuple[api.Budget, ...] = ()
     questions: int = 0
     secretary_socket: str = ""
+    engine: str = ""
+    engine_reason: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,4 +151,6 @@ def _status(
         budget_today_nanodollars=paid.budget_today_nanodollars if paid is not None else 0,
         secretary_questions=paid.questions if paid is not None else 0,
         secretary_socket=paid.secretary_socket if paid is not None else "",
+        payments_engine=paid.engine if paid is not None else "",
+        payments_engine_reason=paid.engine_reason if paid is not None else "",
     )

@@ -52,6 +52,7 @@ def gateway_books(node: str, status: GatewayStatus) -> NodeBooks:
             for line in link.settlements
         ),
         statements_agree=all(link.agrees for link in links),
+        engine=status.engine_reason,
     )
 
 
@@ -97,6 +98,7 @@ def host_books(node: str, snapshot: Snapshot) -> NodeBooks:
             for line in accounts.settlements
         ),
         statements_agree=all(link.agrees for link in accounts.links),
+        engine=snapshot.status.payments_engine_reason,
     )
 
 

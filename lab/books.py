@@ -55,6 +55,7 @@ class NodeBooks:
     losses: tuple[LossLine, ...] = ()
     settlements: tuple[SettlementLine, ...] = ()
     statements_agree: bool = True  # the last comparison with each neighbour covered everything counted
+    engine: str = ""  # of payments, and why it is this one
 
     @property
     def received_nanodollars(self) -> int:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from dataplane.payment_engines import WantedPaymentEngine
 from lab.plan import Plan
 from lab.topology import Node, NodeKind, Rule, Toll, Tunnel
 from secretary.keys.keeper import SEALED_FILE
@@ -62,10 +63,19 @@ class Places:
 
 
 class Configurations:
-    """The tables of all daemons of a plan. Control connections use IP version `family`."""
+    """The tables of all daemons of a plan. Control connections use IP version `family`, payments that `engine`."""
 
-    def __init__(self, plan: Plan, *, family: int, places: Places, certificate: Certificate) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        *,
+        family: int,
+        places: Places,
+        certificate: Certificate,
+        engine: WantedPaymentEngine = "auto",
+    ) -> None:
         self._plan = plan
+        self._engine = engine
         self._scenario = plan.scenario
         self._family = family
         self._places = places
@@ -90,6 +100,7 @@ class Configurations:
                 "name": node.name,
                 "as_number": node.as_number,
                 "state_directory": str(self._places.of(node.name, GATEWAY)),
+                "engine": self._engine,
                 "preference": "ignore" if node.ignores_wishes else "honour",
             },
             "control": {"listen": listen},
@@ -280,6 +291,7 @@ class Configurations:
                 "threshold_nanodollars": self._scenario.settlement_threshold_nanodollars,
                 "grace_intervals": GRACE_INTERVALS,
             },
+            "payments": {"engine": self._engine},
             "paths": {"delay_value_nanodollars_per_ms": node.delay_value_nanodollars_per_ms},
             "uplinks": [
                 self._uplink(node, peer)

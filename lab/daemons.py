@@ -8,6 +8,7 @@ Decides: when all of them are ready.  Everything goes through files, command lin
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import re
 import signal
@@ -20,6 +21,10 @@ from pathlib import Path
 from typing import IO
 
 from billpay.errors import EnvironmentFault
+from dataplane.ebpf.kernel_counters import fold_pinned
+from dataplane.payment_engines import WantedPaymentEngine
+from dataplane.payment_plane import COUNTERS_NAME
+from dataplane.supervisor import Health
 from gateway.admin import reload
 from lab.audit import LEGACY, ask_agent, ask_gateway, gateway_books, host_books
 from lab.books import NodeBooks
@@ -88,9 +93,11 @@ class Daemons:
         directory: Path,
         progress: Progress,
         more: Mapping[tuple[str, str], Table] | None = None,
+        engine: WantedPaymentEngine = "auto",
     ) -> None:
         """`more`: what the files of a node's role say beside, or instead of, what the scenario does."""
         self._network = network
+        self._engine: WantedPaymentEngine = engine
         self._more = more or {}
         self._plan: Plan = network.plan
         self._family = family
@@ -162,6 +169,8 @@ class Daemons:
         for daemon in self._daemons.values():
             if daemon.log is not None:
                 daemon.log.close()
+            with contextlib.suppress(EnvironmentFault):  # one that had to be killed leaves its counters in the kernel
+                fold_pinned(self._places.of(daemon.node, daemon.role) / COUNTERS_NAME)
 
     def _of(self, role: str) -> list[Daemon]:
         return [daemon for daemon in self._daemons.values() if daemon.role == role]
@@ -197,6 +206,8 @@ class Daemons:
                     return "" if self._places.secretary_socket(daemon.node).exists() else "no socket yet"
                 case "gateway":
                     status = ask_gateway(self._places.admin_socket(daemon.node))
+                    if status.data_plane != Health.RUNNING.value:
+                        return f"packets: {status.data_plane}"
                     return _no_agreement([(link.neighbour, link.state) for link in status.links])
                 case _:
                     accounts = ask_agent(self._places.agent_socket(daemon.node)).accounts
@@ -228,6 +239,7 @@ class Daemons:
             family=self._family,
             places=self._places,
             certificate=lambda node, role: self._certificates[node, role],
+            engine=self._engine,
         )
 
     def _write(self, node: Node, role: str, configurations: Configurations) -> Path:

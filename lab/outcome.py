@@ -80,6 +80,7 @@ def make_report(
         directory=directory,
         moves=move_results(plan, outcome, tallies, exchanges),
         found=found_results(plan, outcome),
+        engines={name: node.engine for name, node in sorted(books.items()) if node.engine},
     )
     return report.with_findings(findings_of(scenario, report, scale=scale))
 

@@ -219,6 +219,7 @@ class Report(ReportValue, frozen=True, kw_only=True):
     directory: str  # of logs and captures, "" when they were thrown away
     moves: tuple[MoveResult, ...] = ()
     found: tuple[FoundResult, ...] = ()
+    engines: dict[str, str] = {}  # of payments at each node, and why it is that one
 
     @property
     def ok(self) -> bool:
@@ -344,3 +345,10 @@ def _show_rest(report: Report, console: Console) -> None:
         )
     for event in report.events:
         console.print(f"  {event}", highlight=False)
+    for engine, nodes in _alike(report.engines).items():
+        console.print(f"  payments at {', '.join(nodes)} by {engine}", highlight=False)
+
+
+def _alike(engines: dict[str, str]) -> dict[str, list[str]]:
+    """The nodes of each engine."""
+    return {engine: [node for node, own in engines.items() if own == engine] for engine in engines.values()}

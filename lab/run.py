@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import IO
 
 from billpay.errors import EnvironmentFault
+from dataplane.payment_engines import WantedPaymentEngine
 from lab.books import NodeBooks
 from lab.daemons import Daemons
 from lab.measures import Hop, cable_label, payment_links, tunnel_way
@@ -47,6 +48,7 @@ def run_scenario(
     *,
     ipv6: bool = False,
     seconds: int | None = None,
+    engine: WantedPaymentEngine = "auto",
     pcap: Path | None = None,
     tui: bool = False,
     progress: Progress = print,
@@ -54,14 +56,24 @@ def run_scenario(
 ) -> Report:
     """Runs it and returns what came out.
 
-    `seconds`: how long the traffic runs (the scenario's own length otherwise); `pcap`: a folder for captures of each
-    link end; `tui`: shows the terminal UI of the first paying host while it works; `keep`: keeps logs and books.
+    `seconds`: how long the traffic runs (the scenario's own length otherwise); `engine`: what treats packets that pay,
+    at gateways and hosts; `pcap`: a folder for captures of each link end; `tui`: shows the terminal UI of the first
+    paying host while it works; `keep`: keeps logs and books.
     Raises ConfigurationError, EnvironmentFault, KeyboardInterrupt (after taking everything down).
     """
     scenario = find_scenario(name_or_path)
     gain_privilege()
     stop = threading.Event()
-    run = _Run(scenario, family=6 if ipv6 else 4, seconds=seconds, pcap=pcap, progress=progress, keep=keep, stop=stop)
+    run = _Run(
+        scenario,
+        family=6 if ipv6 else 4,
+        seconds=seconds,
+        engine=engine,
+        pcap=pcap,
+        progress=progress,
+        keep=keep,
+        stop=stop,
+    )
     with _ended_by_sigterm(stop):
         if tui:
             from lab.watching import run_with_tui  # textual is slow to import and not always wanted
@@ -77,6 +89,7 @@ class _Run:
         *,
         family: int,
         seconds: int | None,
+        engine: WantedPaymentEngine,
         pcap: Path | None,
         progress: Progress,
         keep: bool,
@@ -87,6 +100,7 @@ class _Run:
         self.progress = progress
         self.directory = _make_directory()
         self._family = family
+        self._engine: WantedPaymentEngine = engine
         self._scale = scenario.scale_for(seconds) if seconds else 1.0
         self._pcap = pcap
         self._keep = keep
@@ -117,7 +131,9 @@ class _Run:
             network = open_things.enter_context(Network(self.plan))
             wires = self._start_wires(network, open_things)
             taps = self._start_taps(network, open_things)
-            daemons = Daemons(network, family=self._family, directory=self.directory, progress=self.progress)
+            daemons = Daemons(
+                network, family=self._family, directory=self.directory, progress=self.progress, engine=self._engine
+            )
             open_things.callback(daemons.close)
             self.daemons = daemons
             daemons.start(self._check)

@@ -344,21 +344,21 @@ class Steps:
         change()
 
     def _swallow(self, step: Swallow) -> None:
-        """Where the packets arrive, before anybody there counts them; what was there of it before goes."""
+        """Where the sender has counted them and before the next one can; what was there of it before goes."""
         sender, receiver = step.link
         table = f"inet lab_swallow_{sender}"
         rules = [f"add table {table}", f"delete table {table}"]
         if step.share_ppm:
-            lot = f'iifname "{self._plan.end(receiver, sender).interface}"'
+            lot = f'oifname "{self._plan.end(sender, receiver).interface}"'
             if step.share_ppm < _ALL_PPM:
                 lot += f" numgen random mod {_ALL_PPM} < {step.share_ppm}"
             rules += [
                 f"add table {table}",
-                f"add chain {table} arriving {{ type filter hook prerouting priority -350; }}",
-                f"add rule {table} arriving ip hdrlength > 5 {lot} drop",
-                f"add rule {table} arriving ip6 nexthdr 0 {lot} drop",
+                f"add chain {table} leaving {{ type filter hook forward priority 0; }}",
+                f"add rule {table} leaving ip hdrlength > 5 {lot} drop",
+                f"add rule {table} leaving ip6 nexthdr 0 {lot} drop",
             ]
-        self._network[receiver].run(["nft", "-f", "-"], stdin="\n".join(rules) + "\n")
+        self._network[sender].run(["nft", "-f", "-"], stdin="\n".join(rules) + "\n")
 
     def _event(self, what: str) -> None:
         line = f"{time.monotonic() - self.start_s:.1f} s: {what}"

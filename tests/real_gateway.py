@@ -14,6 +14,9 @@ from pathlib import Path
 
 from netns import Namespace, Routed
 
+from billpay.errors import EnvironmentFault
+from dataplane.ebpf.kernel_counters import fold_pinned
+from dataplane.payment_plane import COUNTERS_NAME
 from neighbour.identity import NodeIdentity, PeerCertificate
 
 START_S = 20.0
@@ -24,6 +27,7 @@ CONFIGURATION = """
 name = "R"
 as_number = 64512
 state_directory = "{state}"
+engine = "{engine}"
 
 [control]
 listen = ["10.9.1.2:7414", "[fd09:1::2]:7414"]
@@ -64,8 +68,9 @@ alternatives = [{{ number = 1, link = "b" }}]
 class RealGateway:
     """`a` is the host with a certificate of ours, `b` a legacy neighbour."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *, engine: str = "auto") -> None:
         self.directory = directory
+        self.engine = engine
         self.state = directory / "state"
         self.network = Routed()
         self.gateway = NodeIdentity.load_or_create(self.state, name="R")
@@ -80,7 +85,10 @@ class RealGateway:
     def write_config(self, template: str) -> None:
         self.config.write_text(
             template.format(
-                state=self.state, host=self.host.certificate_path, secretary=self.secretary.certificate_path
+                state=self.state,
+                engine=self.engine,
+                host=self.host.certificate_path,
+                secretary=self.secretary.certificate_path,
             )
         )
 
@@ -128,12 +136,21 @@ class RealGateway:
         if self.process is not None and self.process.poll() is None:
             self.process.send_signal(signal.SIGCONT)
             self.kill()
+        wait_until(self._has_left_the_kernel)
         self.network.close()
+
+    def _has_left_the_kernel(self) -> bool:
+        """Also the counters of one that was killed, as soon as its reader is gone, too."""
+        try:
+            fold_pinned(self.state / COUNTERS_NAME)
+        except EnvironmentFault:  # a reader holds the file
+            return False
+        return True
 
 
 @contextlib.contextmanager
-def real_gateway(directory: Path) -> Iterator[RealGateway]:
-    gateway = RealGateway(directory)
+def real_gateway(directory: Path, *, engine: str = "auto") -> Iterator[RealGateway]:
+    gateway = RealGateway(directory, engine=engine)
     try:
         yield gateway
     finally:

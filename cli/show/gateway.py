@@ -8,6 +8,7 @@ from gateway.admin import GatewayStatus
 
 def show_gateway(status: GatewayStatus) -> None:
     write(f"{status.name} (AS {status.as_number}): packets {status.data_plane}, {status.open_grants} open grants")
+    write(f"engine of payments: {status.engine_reason}")
     if status.mark_price is not None:
         write(f"a mark costs {status.mark_price.nanodollars_per_mark} n$")
     is_wide = columns() >= WIDE_COLUMNS

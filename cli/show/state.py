@@ -42,6 +42,8 @@ def _status_facts(status: api.Status, unix_s: int | None) -> Iterator[tuple[str,
     if status.network:
         yield "network", status.network
     yield "engine", status.engine_reason or status.engine
+    if status.payments_engine_reason:
+        yield "payments", status.payments_engine_reason
     for limit in status.limits:
         yield "", f"cannot {limit.ability}: {limit.cause}"
     yield "secretary", secretary_text(status)

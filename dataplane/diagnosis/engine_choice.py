@@ -39,6 +39,10 @@ _ONLY_WITH_IPV6: Final[Mapping[EngineName, tuple[FeatureName, ...]]] = {
 }
 
 
+_PAYMENTS_NEED: Final = (*(_F.NET_ADMIN, _F.BPF_PRIVILEGE, _F.PERFMON, _F.BPF, _F.TCX, _F.LIBBPF, _F.EBPF_OBJECTS),)
+"""Of the machine, before packets that pay are treated by programs in the kernel (`dataplane.payment_engines`)."""
+
+
 class Means(NamedTuple):
     """How an engine does something, and what it needs for that beside what the engine itself needs."""
 
@@ -129,6 +133,13 @@ def choose(features: Iterable[Feature], wanted: WantedEngine = "auto") -> Engine
             )
         rejected.append((engine, _why(found, lacking)))
     return EngineChoice(engine=None, because="no engine works here", rejected=tuple(rejected))
+
+
+def payment_faults(features: Iterable[Feature]) -> tuple[str, ...]:
+    """What of the machine keeps payments out of the kernel, each in a line; a plan may have reasons of its own."""
+    found = by_name(features)
+    lacking = [name for name in _PAYMENTS_NEED if not _works(found, name)]
+    return (_why(found, lacking),) if lacking else ()
 
 
 def outlook(found: Mapping[FeatureName, Feature], engine: EngineName) -> tuple[Outlook, ...]:

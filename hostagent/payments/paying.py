@@ -26,13 +26,12 @@ from billpay.links import Reading
 from billpay.messages import Echo
 from cartographer.cartographer import Cartographer
 from dataplane.attribution.processes import running_executables
-from dataplane.counters import CounterFile
+from dataplane.ebpf.machine import machine_faults
 from dataplane.links import read_links
-from dataplane.record import RECORD_NAME
-from dataplane.rules import restore
+from dataplane.payment_engines import PaymentEngine, WantedPaymentEngine
+from dataplane.payment_plane import Means, PaymentPlane
 from dataplane.service import report_fault
-from dataplane.startup import prepare
-from dataplane.supervisor import ReaderSupervisor, ReaderUnavailable
+from dataplane.supervisor import ReaderUnavailable
 from hostagent.configuration import OWNER, Configuration, SecretarySection, desired_state, plan_of
 from hostagent.payments import view
 from hostagent.payments.commands import (
@@ -86,11 +85,12 @@ class Paying:
     ) -> None:
         """`tell(code, message)`: what a person should know once. `heard`: of an echo and our amount (`measuring`)."""
         self._configuration = configuration
+        self._config_path = config_path
         secretary = configuration.secretary
         assert secretary is not None, "a configuration with uplinks names a secretary"
         plan_of(configuration)  # an unknown interface is said before anything is opened
         directory = configuration.state_directory
-        self._counters_path = directory / "counters"
+        self._plane = self._make_plane()
         self._identity = NodeIdentity.load_or_create(directory, name=configuration.agent.name)
         self._book = Book.open(directory / "book.sqlite")
         self._uplinks = Uplinks(
@@ -121,16 +121,6 @@ class Paying:
             tell=self.ask,
             heard=heard,
         )
-        self._supervisor = ReaderSupervisor(
-            [sys.executable, "-m", "hostagent.payments.reader", str(config_path.resolve())],
-            counters_path=self._counters_path,
-            owner=OWNER,
-            on_event=self._on_event,
-            snapshot=self._reader_state,
-            on_started=lambda _started: self._catch_up(),
-            on_health=lambda health, why: LOG.info("packet reader: %s %s", health.value, why),
-        )
-        self._counters: CounterFile | None = None
         self._hurry = asyncio.Event()
         self._since_turn = 0
         self._quick_turn_s = QUICK_TURN_S
@@ -138,6 +128,26 @@ class Paying:
         self._telling = Telling()
         self._tell_person = tell
         self._tasks: set[asyncio.Task[None]] = set()
+
+    def _make_plane(self) -> PaymentPlane:
+        configuration = self._configuration
+        return PaymentPlane(
+            Means(
+                faults=_engine_faults,
+                command=self._reader_command,
+                desired=lambda engine: desired_state(configuration, engine),
+            ),
+            wanted=configuration.payments.engine,
+            state_directory=configuration.state_directory,
+            owner=OWNER,
+            on_event=self._on_event,
+            snapshot=self._reader_state,
+            on_started=self._catch_up,
+        )
+
+    def _reader_command(self, engine: PaymentEngine) -> list[str]:
+        config_path = str(self._config_path.resolve())
+        return [sys.executable, "-m", "hostagent.payments.reader", config_path, "--engine", engine.value]
 
     def _where(self, section: SecretarySection) -> Path | RemoteSecretary:
         if section.socket:
@@ -155,18 +165,13 @@ class Paying:
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Everything is up inside; nothing of us is left after it."""
-        record = self._configuration.state_directory / RECORD_NAME
         async with contextlib.AsyncExitStack() as stack:
             stack.callback(self._book.close)
-            stack.callback(self._close_counters)
+            stack.callback(self._plane.close)
             stack.push_async_callback(self._secretary.close)
             await self._measuring.start()
             stack.callback(self._measuring.stop)
-            stack.callback(restore, record)
-            prepare(desired_state(self._configuration), record_path=record, counters_path=self._counters_path)
-            stack.push_async_callback(self._supervisor.stop)
-            await self._supervisor.start()
-            self._counters = CounterFile.attach(self._counters_path)
+            await stack.enter_async_context(self._plane.running())
             yield
             await self._pay_no_more()
             await self._granting.close_all(self._flows.flows.values())
@@ -182,16 +187,10 @@ class Paying:
             assert isinstance(answer, FlowReports)
             self._flows.on_reports(answer.flows, time.monotonic_ns())
 
-    def _close_counters(self) -> None:
-        """After everything that reads them."""
-        if self._counters is not None:
-            self._counters.close()
-            self._counters = None
-
     async def work(self) -> None:
         """Runs until cancelled; a fault in any part ends it all."""
         async with asyncio.TaskGroup() as group:
-            group.create_task(self._supervisor.watch())
+            group.create_task(self._plane.watch())
             group.create_task(self._turns())
             group.create_task(self._seconds())
             for uplink in self._uplinks.by_name.values():
@@ -200,9 +199,13 @@ class Paying:
 
     # --- the packet core --------------------------------------------------------------------------------------------
 
+    async def change_engine(self, wanted: WantedPaymentEngine) -> None:
+        """While traffic goes on. Raises EnvironmentFault where a named one cannot be; then it is as before."""
+        await self._plane.change(wanted)
+
     async def ask(self, command: Command) -> Answer:
         """A command for the packet core. Raises ReaderUnavailable."""
-        answer: Answer = msgspec.json.decode(await self._supervisor.request(msgspec.json.encode(command)), type=Answer)
+        answer: Answer = msgspec.json.decode(await self._plane.request(msgspec.json.encode(command)), type=Answer)
         return answer
 
     def _reader_state(self) -> list[bytes]:
@@ -296,7 +299,7 @@ class Paying:
             self._uplinks.on_second()
             own = frozenset(address for link in read_links() for address in link.addresses)
             self._measuring.own_addresses = own
-            counters = self._counters_now()
+            counters = self._plane.counters()
             book_node_counters(
                 self._book,
                 retained_nanodollars=0,
@@ -323,11 +326,8 @@ class Paying:
 
     # --- what others see --------------------------------------------------------------------------------------------
 
-    def _counters_now(self) -> dict[str, int]:
-        return self._counters.snapshot() if self._counters is not None else {}
-
     def _reading(self, uplink: str) -> Reading:
-        value = self._counters_now()
+        value = self._plane.counters()
         return Reading(
             sent_nanodollars=value.get(f"link/{uplink}/sent_nanodollars", 0),
             received_nanodollars=value.get(f"link/{uplink}/received_nanodollars", 0),
@@ -337,14 +337,21 @@ class Paying:
 
     def view(self, *, now_ns: int, unix_s: int) -> PaidView:
         paying = view.Paying(
-            data_plane=self._supervisor.health,
+            data_plane=self._plane.health,
+            engine=self._plane.choice,
             flows=self._flows,
             uplinks=self._uplinks,
-            counters=self._counters_now(),
+            counters=self._plane.counters(),
             granting=self._granting,
             secretary_socket=self._secretary_socket,
         )
         return view.view_of(paying, now_ns=now_ns, unix_s=unix_s)
+
+
+def _engine_faults() -> tuple[str, ...]:
+    from hostagent.payments.kernel_datapath import PAYER_OBJECT  # of what a reader loads, nothing is needed here
+
+    return machine_faults(PAYER_OBJECT)
 
 
 def _commands_for(flow: Flow) -> list[Command]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from billpay.links import DifferenceLine, Direction
 from billpay.money import show_nanodollars
 from billpay.settlement import Standing
+from dataplane.payment_engines import PaymentChoice
 from dataplane.supervisor import Health
 from hostagent import api
 from hostagent.payments.flowbook import FlowBook, flow_text
@@ -24,6 +25,7 @@ class Paying:
     """The parts that are looked at."""
 
     data_plane: Health
+    engine: PaymentChoice | None
     flows: FlowBook
     uplinks: Uplinks
     counters: Mapping[str, int]
@@ -46,6 +48,8 @@ def view_of(paying: Paying, *, now_ns: int, unix_s: int) -> PaidView:
         budgets=tuple(_budget(line) for line in budget.lines) if budget is not None else (),
         questions=budget.questions if budget is not None else 0,
         secretary_socket=paying.secretary_socket,
+        engine=paying.engine.engine.value if paying.engine is not None else "",
+        engine_reason=paying.engine.reason if paying.engine is not None else "not started yet",
     )
 
 

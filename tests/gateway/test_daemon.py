@@ -44,9 +44,12 @@ pytestmark = pytest.mark.netns
 URL = "https://10.9.1.2:7414"
 
 
+BOTH_ENGINES = pytest.mark.parametrize("gateway", ["nfqueue", "ebpf"], indirect=True)
+
+
 @pytest.fixture
-def gateway(tmp_path: Path) -> Iterator[RealGateway]:
-    with real_gateway(tmp_path) as running:
+def gateway(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[RealGateway]:
+    with real_gateway(tmp_path, engine=getattr(request, "param", "auto")) as running:
         yield running
 
 
@@ -189,6 +192,7 @@ def test_grants_open_once_grow_and_close_and_only_the_secretary_signs_them(gatew
     in_a(gateway, talk)
 
 
+@BOTH_ENGINES
 def test_open_grants_and_agreements_are_there_after_a_kill(gateway: RealGateway) -> None:
     gateway.start()
 
@@ -274,6 +278,7 @@ def status_of_a(gateway: RealGateway) -> LinkStatus:
     return next(link for link in asyncio.run(read_status(gateway.admin)).links if link.name == "a")
 
 
+@BOTH_ENGINES
 @pytest.mark.row("BP-41", "BP-44", "MV-07")
 def test_whoever_holds_the_hosts_keys_gets_what_the_gateway_allows(gateway: RealGateway) -> None:
     """Real packets: above the ceiling, by a grant that was closed, and out of a mirror that took nothing in."""
@@ -355,6 +360,7 @@ def test_strangers_and_wrong_words_get_a_code_and_change_nothing(gateway: RealGa
     in_a(gateway, talk)
 
 
+@BOTH_ENGINES
 def test_a_stop_leaves_the_kernel_as_it_was(gateway: RealGateway) -> None:
     before = kernel_state(gateway.network.r)
     gateway.start()
@@ -364,6 +370,7 @@ def test_a_stop_leaves_the_kernel_as_it_was(gateway: RealGateway) -> None:
     assert not gateway.admin.exists()
 
 
+@BOTH_ENGINES
 def test_after_a_kill_restore_puts_the_kernel_back(gateway: RealGateway) -> None:
     before = kernel_state(gateway.network.r)
     gateway.start()
@@ -375,6 +382,7 @@ def test_after_a_kill_restore_puts_the_kernel_back(gateway: RealGateway) -> None
     assert "nothing to restore" in again
 
 
+@BOTH_ENGINES
 @pytest.mark.parametrize("victim", ["main", "gateway.reader", "dataplane.watchdog"])
 @pytest.mark.parametrize("signal_number", [signal.SIGKILL, signal.SIGSTOP])
 @pytest.mark.expectation(1)

@@ -56,6 +56,9 @@ def test_what_has_changed_is_named(tmp_path: Path) -> None:
     assert changes(before, before) == ()
     after = loaded(tmp_path, changed())
     assert changes(before, after) == ("gateway.preference", "links.toY.toll", "routes.10.0.2.0/24")
+    tables = copy.deepcopy(SMALL)
+    tables["gateway"]["engine"] = "nfqueue"
+    assert changes(before, loaded(tmp_path, tables)) == ("gateway.engine",)
 
 
 @pytest.mark.parametrize("section", ["gateway", "links", "routes", "settlement"])

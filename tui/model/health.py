@@ -32,6 +32,7 @@ def lines(snapshot: api.Snapshot) -> list[Text]:
         ("health", _HEALTH[status.health]),
         ("mode", _MODES[status.mode]),
         ("engine", status.engine + (f": {status.engine_reason}" if status.engine_reason else "")),
+        *([("payments", status.payments_engine_reason)] if status.payments_engine_reason else []),
         ("secretary", status.secretary),
         ("agent", f"{status.name}, version {status.version}, up for {duration_text(up)}"),
         ("uses", f"{status.cpu_ppm / 10_000:.1f} % of a core, {status.memory_bytes / 1e6:.0f} MB of memory"),
