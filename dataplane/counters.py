@@ -28,7 +28,7 @@ from typing import Final
 
 from billpay.errors import EnvironmentFault, LocalProtocolError
 
-CAPACITY: Final = 8192
+CAPACITY: Final = 16_384
 """Counters in a file: a few for each link and two for each open grant; the file is sparse."""
 
 NAME_BYTES_MAX: Final = 95

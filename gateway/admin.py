@@ -193,8 +193,11 @@ async def _ask(socket: Path, method: str, path: str, body: bytes | None = None) 
         ):
             answer = await response.read()
     except (aiohttp.ClientError, OSError, TimeoutError) as error:
-        cause = getattr(getattr(error, "os_error", None), "strerror", None) or error
-        raise EnvironmentFault("ask gateway at", str(socket), cause, "is it running?") from error
+        refused = getattr(error, "os_error", None)
+        remedy = "run as root or as its user" if isinstance(refused, PermissionError) else "is it running?"
+        raise EnvironmentFault(
+            "ask gateway at", str(socket), getattr(refused, "strerror", None) or error, remedy
+        ) from error
     if response.status != 200:
         cause = answer.decode("utf-8", "replace")
         raise EnvironmentFault("tell gateway at", str(socket), cause, "see its configuration")

@@ -309,6 +309,7 @@ class KernelGateway(GatewayCore):
             attached.detach()
             self.programs.map("link_numbers").delete(NUMBER.pack(attached.index))
             attached.index = 0
+            self._write_terms(name)  # the programs know a link again by the index in its terms
         if not index:
             return
         programs = [("gateway_arrive", AttachType.TCX_INGRESS)]

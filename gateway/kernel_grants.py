@@ -20,6 +20,7 @@ from billpay.messages import Grant
 from dataplane.ebpf.gateway_layout import (
     GRANT_TERMS,
     GRANTS_MAX,
+    LINK_PLACES,
     NUMBER,
     PLACE,
     PLACE_GRANTS,
@@ -56,6 +57,9 @@ class KernelGrants(Grants):
         self._links = links
         self._terms = programs.map("grants")
         self._places = programs.map("places")
+        self._link_places = programs.map("link_places")
+        self._exact: dict[int, set[bytes]] = {number: set() for number in links.values()}
+        self._places_version = 0
         self._settle = programs.program("gateway_settle")
         self._written: dict[str, _Written] = {}
         self._free = deque(range(1, GRANTS_MAX))
@@ -147,13 +151,25 @@ class KernelGrants(Grants):
 
     def _write_place(self, known: OpenedGrant) -> None:
         filed = self._by_place.get((known.link, known.place), ())
-        key = place_key(self._links[known.link], known.place)
-        if not filed:
+        link = self._links[known.link]
+        key = place_key(link, known.place)
+        if filed:
+            numbers = b"".join(NUMBER.pack(self._written[each.document.grant].number) for each in filed)
+            count = NUMBER.pack(len(filed))
+            self._places.update(key, (count + numbers).ljust(PLACE_GRANTS.size, b"\0"))
+        else:
             self._places.delete(key)
-            return
-        numbers = b"".join(NUMBER.pack(self._written[each.document.grant].number) for each in filed)
-        count = NUMBER.pack(len(filed))
-        self._places.update(key, (count + numbers).ljust(PLACE_GRANTS.size, b"\0"))
+        self._tell_of_places(link, key, is_exact=not isinstance(known.place, bytes) and bool(filed))
+
+    def _tell_of_places(self, link: int, key: bytes, *, is_exact: bool) -> None:
+        """The programs look for exact places only on a link that has some, and forget what they found there before."""
+        places = self._exact[link]
+        if is_exact:
+            places.add(key)
+        else:
+            places.discard(key)
+        self._places_version = self._places_version % (_VERSIONS - 1) + 1
+        self._link_places.update(NUMBER.pack(link), LINK_PLACES.pack(exact=len(places), version=self._places_version))
 
 
 def place_key(link: int, place: Place) -> bytes:

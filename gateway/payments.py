@@ -19,6 +19,7 @@ import enum
 from collections.abc import Mapping
 from ipaddress import ip_address
 
+from billpay.errors import LocalProtocolError
 from billpay.grants import GrantGate, Refusal
 from billpay.mac import EPOCH_SECONDS, matching_epoch
 from billpay.messages import FlowSelector, Grant, GrantState, GrantUsage
@@ -119,7 +120,11 @@ class Grants:
         if known is None:
             if not self._has_place(link, place_of(grant.flow)) or len(self._by_id) >= MAX_GRANTS:
                 return "too-many-grants"
-            known = self._by_id[grant.grant] = OpenedGrant(grant, link, self._counters, ceiling, now_ns=now_ns)
+            try:
+                known = self._by_id[grant.grant] = OpenedGrant(grant, link, self._counters, ceiling, now_ns=now_ns)
+            except LocalProtocolError:  # no counter is free
+                self._release(grant.grant)
+                return "too-many-grants"
             self._file(known)
         elif known.link != link:
             return "foreign-grant"
@@ -154,6 +159,9 @@ class Grants:
         if known is not None and (known.link != link or not known.closed):
             return
         self._by_id.pop(grant, None)
+        self._release(grant)
+
+    def _release(self, grant: str) -> None:
         for name in GRANT_COUNTERS:
             self._counters.release(f"grant/{grant}/{name}")
 

@@ -13,6 +13,13 @@ struct {
 	__type(value, struct link_terms);
 } terms SEC(".maps");
 
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, GATEWAY_LINKS_MAX);
+	__type(key, __u32);
+	__type(value, struct link_state);
+} states SEC(".maps");
+
 struct refused { __u64 packets[16]; };
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
@@ -27,6 +34,17 @@ char _license[] SEC("license") = "GPL";
 
 struct question { __u32 class, hash, bytes, pad; __u64 now; };
 
+/* In link 0's queue. */
+static __always_inline __u32 place_of(__u32 class, __u32 hash, __u32 bytes, __u64 now)
+{
+	struct queue_entry entry = {
+		.now_ns = now, .class = class, .hash = hash, .packet_bytes = bytes, .frame_bytes = bytes,
+	};
+
+	queue_admit(&entry);
+	return entry.place;
+}
+
 /* Behind an Ethernet header: a question. */
 SEC("tc")
 int ask(struct __sk_buff *skb)
@@ -35,7 +53,7 @@ int ask(struct __sk_buff *skb)
 
 	if (bpf_skb_load_bytes(skb, ETH_HLEN, &asked, sizeof(asked)))
 		return -2;
-	return queue_admit(0, asked.class, asked.hash, asked.bytes, asked.now);
+	return place_of(asked.class, asked.hash, asked.bytes, asked.now);
 }
 
 SEC("tc")
@@ -51,8 +69,8 @@ int arrive(struct __sk_buff *skb)
 	count = bpf_map_lookup_elem(&refused, &zero);
 	if (!link || !count || skb->protocol != bpf_htons(ETH_P_IP) || bpf_skb_load_bytes(skb, ETH_HLEN + 1, &tos, 1))
 		return -1;
-	place = queue_admit(0, tos >> 4, bpf_get_hash_recalc(skb), skb->len - ETH_HLEN + link->overhead_bytes,
-			    bpf_ktime_get_ns());
+	place = place_of(tos >> 4, bpf_get_hash_recalc(skb), skb->len - ETH_HLEN + link->overhead_bytes,
+			 bpf_ktime_get_ns());
 	if (!place) {
 		__sync_fetch_and_add(&count->packets[(tos >> 4) & 15], 1);
 		return 2;
@@ -67,5 +85,5 @@ int leave(struct __sk_buff *skb)
 	__u32 zero = 0;
 	struct link_terms *link = bpf_map_lookup_elem(&terms, &zero);
 
-	return link ? queue_leave(skb, 0, link, bpf_ktime_get_ns()) : -1;
+	return queue_is_told(skb) || !link ? -1 : queue_count_other(skb, 0, link, bpf_ktime_get_ns());
 }

@@ -25,6 +25,7 @@ from dataplane.ebpf.libbpf import AttachType, Link, Program
 from dataplane.nfqueue import QueueConfig
 from dataplane.reader import run_reader
 from gateway.datapath import GatewayCore
+from gateway.kernel_queue import KernelQueues
 
 QUEUE: Final = 1
 QUEUE_LENGTH: Final = 4096
@@ -60,6 +61,8 @@ def part_of(role: Role, directory: Path, family: int, flows: int) -> Part:
             return EmptyPart()
         case Role.NFQUEUE:
             return QueuePart(directory)
+        case Role.TREE:
+            return TreePart(directory)
         case Role.HOST:
             from bench.payments.payer_part import PayerPart  # the others need no programs that are built
 
@@ -86,6 +89,32 @@ class EmptyPart:
         for link in self._links:
             link.close()
         self._links = []
+
+    def on_time(self, _now_ns: int) -> float:
+        return 1.0
+
+    def paid_packets(self) -> int:
+        return 0
+
+    def price_to_effect_ns(self, _trials: int) -> list[int]:
+        return []
+
+    def close(self) -> None:
+        """Nothing more."""
+
+
+class TreePart:
+    """The queue of the link with a rate, without the programs: what the kernel's own HTB costs."""
+
+    def __init__(self, directory: Path) -> None:
+        self.programs: dict[str, Program] = {}
+        self._queues = KernelQueues(plans.gateway_plan(Role.TREE).links, directory / "queues")
+
+    def attach(self) -> None:
+        self._queues.apply()
+
+    def detach(self) -> None:
+        self._queues.restore()
 
     def on_time(self, _now_ns: int) -> float:
         return 1.0

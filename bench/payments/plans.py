@@ -39,8 +39,8 @@ not what it does to TCP."""
 ECHO_PORT: Final = 7001
 STREAM_PORT: Final = 7003
 UPLINK: Final = "r"
-HOST_FLOWS_MAX: Final = 8000
-"""A host's table holds 8,192 flows; the first of them are the bench's."""
+HOST_FLOWS_MAX: Final = 10_000
+"""A host's table holds 12,288 flows; the first of them are the bench's."""
 
 
 class Role(enum.Enum):
@@ -52,12 +52,13 @@ class Role(enum.Enum):
     TRANSIT = "transit gateway"
     NFQUEUE = "first gateway behind NFQUEUE"
     EMPTY = "an empty program"
+    TREE = "a queue, and nobody who decides"
 
 
 def gateway_plan(role: Role) -> GatewayPlan:
     """Read in r: interfaces are looked up."""
     first = role is not Role.TRANSIT
-    rate = RATE_BIT_S if role is Role.QUEUED else 0
+    rate = RATE_BIT_S if role in (Role.QUEUED, Role.TREE) else 0
     marking = MarkingRule.VIRTUAL_QUEUE if rate else MarkingRule.NONE
     left = LinkPlan(
         name="a",

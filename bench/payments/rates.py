@@ -15,7 +15,7 @@ from typing import Final
 
 from bench.hostplane.hosts import progress
 from bench.payments.engine import EMPTY as EMPTY_PROGRAM
-from bench.payments.figures import figure_of, ratios
+from bench.payments.figures import differences, figure_of, ratios
 from bench.payments.generator import Generator, Volley
 from bench.payments.network import Network
 from bench.payments.packets import TCP, Carries, Shape, option
@@ -29,6 +29,12 @@ COST: Final = "cost"
 MANY: Final = 10_000
 COUNTED_S: Final = 0.1
 MEASURING: Final = "an empty program: the counting itself"
+SHARE_GOAL: Final = 0.80
+"""Of the packets that pass each second without us."""
+
+COST_GOALS_NS: Final = {Role.HOST: 700.0, Role.FIRST: 900.0, Role.QUEUED: 900.0, Role.TRANSIT: 900.0}
+"""Of all programs that a packet meets there, without the counting itself."""
+
 FAULT_AT_MOST: Final = 0.001
 """Of the packets; more of them are told of."""
 
@@ -52,16 +58,23 @@ class Way:
     carries: Carries = Carries.NOTHING
     roles: tuple[Role, ...] = ()
     beside: str = ""
+    also_beside: str = ""
 
 
 PLAIN_HOST: Final = Way(name="plain, from sockets", by=By.SOCKETS)
 HOST: Final = Way(name="host pays", by=By.SOCKETS, roles=(Role.HOST,), beside=PLAIN_HOST.name)
 PLAIN: Final = Way(name="plain", by=By.FRAMES)
 EMPTY: Final = Way(name="empty programs", by=By.FRAMES, roles=(Role.EMPTY,), beside=PLAIN.name)
+TREE: Final = Way(name="plain, HTB", by=By.FRAMES, roles=(Role.TREE,), beside=PLAIN.name)
 CARRIED: Final = Way(name="header, nobody looks", by=By.FRAMES, carries=Carries.MAC, beside=PLAIN.name)
 FIRST: Final = Way(name="first gateway", by=By.FRAMES, carries=Carries.MAC, roles=(Role.FIRST,), beside=PLAIN.name)
 QUEUED: Final = Way(
-    name="first gateway, queue", by=By.FRAMES, carries=Carries.MAC, roles=(Role.QUEUED,), beside=PLAIN.name
+    name="first gateway, queue",
+    by=By.FRAMES,
+    carries=Carries.MAC,
+    roles=(Role.QUEUED,),
+    beside=PLAIN.name,
+    also_beside=TREE.name,
 )
 TRANSIT: Final = Way(
     name="transit gateway", by=By.FRAMES, carries=Carries.NAME, roles=(Role.TRANSIT,), beside=PLAIN.name
@@ -69,7 +82,10 @@ TRANSIT: Final = Way(
 NFQUEUE: Final = Way(
     name="first gateway, NFQUEUE", by=By.FRAMES, carries=Carries.MAC, roles=(Role.NFQUEUE,), beside=PLAIN.name
 )
-WAYS: Final = (PLAIN_HOST, HOST, PLAIN, EMPTY, CARRIED, FIRST, QUEUED, TRANSIT)
+WAYS: Final = (PLAIN_HOST, HOST, PLAIN, EMPTY, TREE, CARRIED, FIRST, QUEUED, TRANSIT)
+IDLE_ROLES: Final = (Role.EMPTY, Role.TREE)
+"""They know nothing of payments."""
+
 """In each round all of them with the same packets, one after the other, in an order that changes."""
 
 SHAPES: Final = (
@@ -125,14 +141,14 @@ class Rates:
             paid_before = [party.order("paid_packets") for party in chosen]
             volley = self._fire(shape, way, self.seconds)
             paid = [party.order("paid_packets") - before for party, before in zip(chosen, paid_before, strict=True)]
-            is_payment = way.roles and way.roles != (Role.EMPTY,)
+            is_payment = way.roles and way.roles[0] not in IDLE_ROLES
             passed = min(volley.arrived, *paid) if is_payment else volley.arrived
             key = shape, way.name
             samples.packets_per_s[key].append(passed / volley.seconds)
             samples.lost[key].append(1 - volley.arrived / max(1, volley.sent))
             samples.unpaid[key].append(1 - passed / max(1, volley.arrived))
             for party in chosen:
-                if party.role is not Role.NFQUEUE:
+                if party.role not in (Role.NFQUEUE, Role.TREE):
                     self._count_runs(samples, shape, way, party)
 
     def _count_runs(self, samples: Samples, shape: Shape, way: Way, party: Party) -> None:
@@ -173,11 +189,13 @@ def _rows_of(samples: Samples, shape: Shape, way: Way) -> Iterator[Row]:
     note = _note(samples, shape, way)
     thousands = figure_of([value / 1e3 for value in found])
     yield Row(section=RATES, what=what, unit="kpps", figure=thousands, note=note)
-    for base in dict.fromkeys((way.beside, CARRIED.name if way.carries is not Carries.NOTHING else "")):
+    carried = CARRIED.name if way.carries is not Carries.NOTHING else ""
+    for base in dict.fromkeys((way.beside, way.also_beside, carried)):
         beside = samples.packets_per_s.get((shape, base))
         if beside and base != way.name:
             ratio = figure_of(ratios(found, beside))
-            yield Row(section=RATES, what=f'{what}, to "{base}"', unit="×", figure=ratio)
+            goal = SHARE_GOAL if base == way.beside and set(way.roles) & set(COST_GOALS_NS) else None
+            yield Row(section=RATES, what=f'{what}, to "{base}"', unit="×", figure=ratio, at_least=goal)
 
 
 def shape_name(shape: Shape, way: Way) -> str:
@@ -195,17 +213,23 @@ def _note(samples: Samples, shape: Shape, way: Way) -> str:
 
 
 def cost_rows(samples: Samples) -> Iterator[Row]:
-    """Nanoseconds a packet, and beside them what the counting itself takes."""
+    """Nanoseconds a packet, without what the counting itself takes: an empty program at the same packets."""
     empty = [each for (name, _, _), found in samples.cost_ns.items() if name == EMPTY_PROGRAM for each in found]
     if not empty:
         return
-    beside = figure_of(empty)
-    yield Row(section=COST, what=MEASURING, unit="ns", figure=beside)
+    yield Row(section=COST, what=MEASURING, unit="ns", figure=figure_of(empty), note="taken from all that follow")
+    goals = {way.name: COST_GOALS_NS.get(way.roles[0]) for way in WAYS if way.roles}
+    sums: dict[tuple[str, str], list[list[float]]] = defaultdict(list)
     for (name, way, packets), found in sorted(samples.cost_ns.items(), key=lambda item: item[0][:2]):
         if name != EMPTY_PROGRAM:
-            own = figure_of(found)
-            note = f"{own.mean - beside.mean:.0f} ns without the counting"
-            yield Row(section=COST, what=f"{name}, {way}: {packets}", unit="ns", figure=own, note=note)
+            own = differences(found, samples.cost_ns[EMPTY_PROGRAM, way, packets])
+            sums[way, packets].append(own)
+            yield Row(section=COST, what=f"{name}, {way}: {packets}", unit="ns", figure=figure_of(own))
+    for (way, packets), parts in sums.items():
+        if goal := goals.get(way):
+            all_of_them = figure_of([sum(each) for each in zip(*parts, strict=True)])
+            what = f"all programs, {way}: {packets}"
+            yield Row(section=COST, what=what, unit="ns", figure=all_of_them, at_most=goal)
 
 
 # -- TCP with segmentation offload -----------------------------------------------------------------------------------

@@ -766,7 +766,7 @@ static __noinline __attribute__((unused)) int strip_among_options(struct __sk_bu
  * (billpay.header.strip). 0: the kernel refused, and the packet is as it was. */
 static __always_inline int strip(struct __sk_buff *skb, struct packet *packet, const struct bill *bill)
 {
-	__u8 *ip = IP(skb, packet), *place;
+	__u8 *ip = IP(skb, packet), *end = DATA_END(skb), *place;
 	__u32 total, first, tos = 0, option = 0, before;
 	__u64 sum = 0;
 
@@ -777,7 +777,7 @@ static __always_inline int strip(struct __sk_buff *skb, struct packet *packet, c
 		place = ip + (bill->start & 63);
 #pragma unroll
 		for (__u32 i = 0; i < 10; i++)
-			if (4 * i < bill->length && place + 4 * i + 4 <= DATA_END(skb))
+			if (4 * i < bill->length && place + 4 * i + 4 <= end)
 				sum += WORD32(place + 4 * i);
 		option = fold(sum);
 		if (bill->start & 1)

@@ -117,6 +117,7 @@ struct link_terms {
 	__u32 counters[LINK_COUNTERS];
 };
 
+/* The lock is for the virtual queue and the real one (struct link_queue): what arrives there changes both at once. */
 struct link_state {
 	struct bpf_spin_lock lock;
 	__u32 flag;	       /* of the virtual queue: it overflowed and has not been empty since */
@@ -148,6 +149,10 @@ struct place {
 	__u8 exact;
 	__u8 link;
 };
+
+/* Of a link: where no place is exact, nobody needs to look for one. The version is another after each change of what is
+ * filed under a place, and never 0. */
+struct link_places { __u32 exact; __u32 version; };
 
 struct place_grants {
 	__u32 count;

@@ -172,6 +172,7 @@ PLACE: Final = Layout(
     exact="B",
     link="B",
 )
+LINK_PLACES: Final = Layout(exact="I", version="I")
 PLACE_GRANTS: Final = Layout(count="I", grants=f"{GRANTS_PER_PLACE}I")
 GRANT_TERMS: Final = Layout(
     key="16s",

@@ -34,8 +34,8 @@ from dataplane.counters import ACCEPTS, CAPACITY, CounterFile, Recovery
 from dataplane.ebpf.libbpf import Map, create_array, pinned_map
 
 GENERATION: Final = "dataplane.kernel_generation"
-COUNTERS_MAX: Final = 16384
-"""Values in the array: twice what a counter file holds (gateway.h, GATEWAY_COUNTERS_MAX)."""
+COUNTERS_MAX: Final = 16_384
+"""Values in the array: what a counter file holds (gateway.h, GATEWAY_COUNTERS_MAX)."""
 
 SHARED_BPFFS: Final = Path("/sys/fs/bpf")
 PRIVATE_BPFFS: Final = "bpf"

@@ -25,7 +25,10 @@ def machine_faults(compiled: Path) -> tuple[str, ...]:
         return (f"Linux {release} has no tcx: that came with {'.'.join(map(str, TCX_RELEASE))}",)
     if not compiled.exists():
         return (f"{compiled.name} is not built: run scripts/build-ebpf",)
-    if Capability.PERFMON not in held_capabilities():
+    held = held_capabilities()
+    if not {Capability.NET_ADMIN, Capability.BPF} & set(held):
+        return ("not permitted: it takes root, or CAP_NET_ADMIN, CAP_BPF and CAP_PERFMON",)
+    if Capability.PERFMON not in held:
         return ("CAP_PERFMON is missing: without it the kernel refuses programs of this size",)
     try:
         library()

@@ -11,7 +11,8 @@
 #define PAYER_UPLINKS_MAX 64
 #define PAYER_PEERS_MAX 65536
 #define PAYER_COUNTERS_MAX 16384
-#define PAYER_LISTED_MAX 8192
+#define PAYER_LISTED_MAX 16384
+#define PAYER_CHANGED_MAX 256
 #define PAYER_EVENT_BYTES (1 << 20) /* over a thousand probes, the longest events */
 #define OBSERVED_MAX 8
 #define SLOTS_MAX 7
@@ -100,16 +101,17 @@ struct uplink {
 struct peer { __u8 address[16]; __u32 family; };
 
 struct progress {
-	__u64 order; /* of the flows that changed in a turn */
+	__u64 order;	 /* of the flows that changed in a turn */
+	__u64 oldest_ns; /* since when the most silent flow was silent at the last sweep; all ones: there was none */
 };
 
 /* A grant that a flow's packets may spend from, and the last header that was made under it. */
 struct allowance {
-	__u64 cap_nanodollars;
-	__u64 rate_nanodollars_per_s;
-	__u64 burst;  /* nanodollar·ns: at most 9e18 */
 	__u64 tokens; /* nanodollar·ns */
 	__u64 last_ns;
+	__u64 burst; /* nanodollar·ns: at most 9e18 */
+	__u64 rate_nanodollars_per_s;
+	__u64 cap_nanodollars;
 	__u64 not_before_unix_s;
 	__u64 expires_unix_s;
 	__u32 spent; /* counter index; 0: there is no grant */
@@ -130,23 +132,25 @@ struct observed {
 	__u64 seen; /* the greater the later; 0: this one is free */
 };
 
-/* One direction of a conversation (hostagent.payments.flowtable.FlowRecord). What a packet that pays has to do with
- * comes first: it is in four cache lines with all but the last three slots. */
+/* One direction of a conversation (hostagent.payments.flowtable.FlowRecord). With many flows a packet's time is that of
+ * the cache lines that it has to fetch, so what a packet that pays has to do with comes first: an entry of the kernel's
+ * hash table begins with 96 bytes of its own, the key among them, so the lines here end after 32, 96 and 160 bytes, and
+ * those are all that a packet with up to four slots touches. */
 struct flow {
 	struct bpf_spin_lock lock;
 	__u32 turn; /* in which it changed last */
 	__u64 last_ns;
-	__u64 out_packets;
-	__u64 out_bytes;
-	__u64 out_paid_packets;
-	__u64 pool;
-	__u32 unit;
-	__u32 amount;
 	__u32 version; /* of what commands said */
 	__u8 slot_count;
 	__u8 has_return; /* a grant, by which something may go back */
 	__u8 uplink;	 /* by which it left last; 0: by none yet */
 	__u8 gone;	 /* it is being forgotten */
+	__u32 unit;
+	__u32 amount;
+	__u64 out_packets;
+	__u64 out_bytes;
+	__u64 out_paid_packets;
+	__u64 pool;
 	struct allowance spending;
 	__be32 slots[SLOTS_MAX];
 	__u32 ceiling;
@@ -191,7 +195,9 @@ struct command {
 	__be32 slots[SLOTS_MAX];
 };
 
-/* What payer_list and payer_sweep get likewise. They return how many entries of `listed` they wrote.
+/* What payer_list and payer_sweep get likewise. They return how many entries of `listed` they wrote. Both walk through
+ * the whole table, which takes milliseconds however few flows it has; so each change is noted in `changed` as well, at
+ * the place of its order, and a reader that finds few changes there asks no further.
  *
  * payer_list: the flows that changed after a turn; those that find no place there count as changed now.
  * payer_sweep: forgets the flows that were silent since a time, and lists those of them that had a grant. */
@@ -206,6 +212,13 @@ struct listed {
 	__u64 order;
 	__u32 turn;
 	__u32 concerns_money;
+};
+
+struct changed {
+	struct flow_key flow;
+	__u64 order; /* 0: it is being written */
+	__u32 turn;
+	__u32 pad;
 };
 
 enum event_kind { FLOW_SEEN, RECEIPT_SEEN, PROBE_SEEN };

@@ -14,15 +14,23 @@
 #define MAX_ADMITTED 9000000000ull /* billpay.grants.MAX_BURST_NANODOLLARS: no bucket holds more */
 #define NOTHING_REFUSED PAYER_COUNTERS
 
+/* What is to be noted of a flow once its lock is open. */
+struct change {
+	__u64 order; /* 0: nothing */
+	__u32 turn;
+};
+
 /* The turn is read under the lock: who lists the changes of a turn that is over takes it too, and so misses none. */
-static __always_inline void touch(struct flow *flow, const struct settings *said, struct progress *so_far, __u64 now_ns)
+static __always_inline void touch(struct flow *flow, const struct settings *said, struct progress *so_far, __u64 now_ns,
+				  struct change *change)
 {
 	__u32 turn = *(volatile const __u32 *)&said->turn;
 
+	change->order = 0;
 	flow->last_ns = now_ns;
 	if (flow->turn != turn) {
-		flow->turn = turn;
-		flow->order = ADD(so_far->order, 1) + 1;
+		flow->turn = change->turn = turn;
+		flow->order = change->order = ADD(so_far->order, 1) + 1;
 	}
 }
 

@@ -6,6 +6,7 @@ Refuses to know: descriptors, and when anything is said. Source: dataplane/ebpf/
 
 from __future__ import annotations
 
+import mmap
 import struct
 from dataclasses import dataclass, field
 from enum import IntEnum
@@ -16,7 +17,8 @@ from billpay.packet import FlowKey
 FLOWS_MAX: Final = 131_072
 UPLINKS_MAX: Final = 64
 PEERS_MAX: Final = 65_536
-LISTED_MAX: Final = 8192
+LISTED_MAX: Final = 16_384
+CHANGED_MAX: Final = 256
 OBSERVED_MAX: Final = 8
 SLOTS_MAX: Final = 7
 
@@ -61,7 +63,9 @@ _UPLINK: Final = struct.Struct("=IHBxIIBBBBIIII")
 _COMMAND: Final = struct.Struct("=40sIIQ16sQQQQQQIII28s")
 _QUESTION: Final = struct.Struct("=QI4x")
 _LISTED: Final = struct.Struct("=40sQII")
-_FLOW_HEAD: Final = struct.Struct("=IIQQQQQIIIBBBB")
+_CHANGED: Final = struct.Struct("=40sQI4x")
+_PROGRESS: Final = struct.Struct("=QQ")
+_FLOW_HEAD: Final = struct.Struct("=IIQIBBBBIIQQQQ")
 _ALLOWANCE: Final = struct.Struct("=QQQQQQQIBB6sIII")
 _SLOTS: Final = struct.Struct("=28sI")
 _FLOW_TAIL: Final = struct.Struct("=16s16s11QII")
@@ -208,6 +212,21 @@ class Sighting(NamedTuple):
     path_length: int
 
 
+class Progress(NamedTuple):
+    """`struct progress`."""
+
+    order: int
+    oldest_ns: int
+
+
+class Changed(NamedTuple):
+    """`struct changed`."""
+
+    key: bytes
+    order: int
+    turn: int
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FlowState:
     """What is read of `struct flow`. `observed`: the latest last."""
@@ -267,8 +286,21 @@ def read_listed(memory: bytes) -> list[Listed]:
     return [Listed(key, order, turn, bool(money)) for key, order, turn, money in _LISTED.iter_unpack(memory)]
 
 
+def read_progress(memory: mmap.mmap) -> Progress:
+    return Progress(*_PROGRESS.unpack_from(memory))
+
+
+def read_changed(memory: mmap.mmap, order: int) -> Changed | None:
+    """What was noted at this order; None: it is not written yet, or no more."""
+    at = order % CHANGED_MAX * _CHANGED.size
+    if _CHANGED.unpack_from(memory, at)[1] != order:
+        return None
+    found = Changed(*_CHANGED.unpack_from(memory, at))  # whole, if its order is the same still
+    return found if found.order == order else None
+
+
 def read_flow(raw: bytes) -> FlowState:
-    _, _, last_ns, out_packets, out_bytes, out_paid, pool, _, _, _, _, _, uplink, _ = _FLOW_HEAD.unpack_from(raw)
+    _, _, last_ns, _, _, _, uplink, _, _, _, out_packets, out_bytes, out_paid, pool = _FLOW_HEAD.unpack_from(raw)
     at = _FLOW_HEAD.size + 2 * _ALLOWANCE.size + _SLOTS.size
     counts = _FLOW_TAIL.unpack_from(raw, at)[5:]
     in_packets, in_bytes, in_paid, in_ce, received, refunded, returned, _, _, _ = counts

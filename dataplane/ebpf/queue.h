@@ -39,9 +39,10 @@
 #define QUEUE_LEAF_MINOR 0x10
 #define QUEUE_OTHER_MINOR 0x2 /* what no gateway program saw arrive: this machine's own packets */
 
+/* What is written by packets is written under the lock of the link's state, as its virtual queue is. */
 struct link_queue {
-	struct bpf_spin_lock lock;
 	__u32 next_leaf;
+	__u32 unused;
 	__u64 last_ns;	/* 0: never */
 	__u64 fraction; /* of a byte, in billionths */
 	__u64 level_bytes[QUEUE_CLASSES]; /* what waits of this class and those above */
@@ -164,13 +165,18 @@ static __always_inline void queue_share_out(struct link_queue *queue, __u32 clas
 
 	if (due == 0 || (waiting && due <= limit_bytes >> 5))
 		return;
+	if (!waiting) { /* the usual packet of a link that is not full */
+		__builtin_memset(queue->leaf_bytes[class], 0, sizeof(queue->leaf_bytes[class]));
+		queue->leaves_bytes[class] = 0;
+		return;
+	}
 #pragma clang loop unroll(disable)
 	for (round = 0; round < QUEUE_ROUNDS; round++) {
 		have = 0;
 #pragma clang loop unroll(disable)
 		for (i = 0; i < QUEUE_LEAVES; i++)
 			have += queue_if_negative(-(__s64)queue->leaf_bytes[class][i]) & 1;
-		part = waiting ? due / (have + (have == 0)) : ~0ULL >> 2;
+		part = due / (have + (have == 0));
 #pragma clang loop unroll(disable)
 		for (i = 0; i < QUEUE_LEAVES; i++) {
 			leaf = queue->leaf_bytes[class][i];
@@ -244,25 +250,86 @@ static __always_inline int queue_has_room(const struct link_terms *terms, __u32 
 	return own + bytes <= least;
 }
 
-/* A packet's place in the queue of a link, for `queue_tell`; 0: there is none, it is dropped. `bytes`: its frames on
- * the wire, all segments. Takes the queue's lock: the caller has none. A function of its own, which is verified once
- * and not for each way that leads to it; its stack is a part of the caller's 512 bytes. */
-__attribute__((noinline)) __u32 queue_admit(__u32 link, __u32 class, __u32 hash, __u32 bytes, __u64 now)
-{
-	const struct link_terms *of_link = bpf_map_lookup_elem(&terms, &link);
-	struct link_queue *queue = bpf_map_lookup_elem(&queues, &link);
-	__s64 *correction = bpf_map_lookup_elem(&queue_corrections, &link);
-	__u64 level, above, own, by;
-	__u32 leaf = 0, admitted = 1;
+/* A packet that comes to a link with a queue, and what becomes of it. */
+struct queue_entry {
+	__u64 now_ns;
+	__u32 link;
+	__u32 class;
+	__u32 hash; /* of its flow */
+	__u32 packet_bytes; /* of all segments, what the virtual queue counts */
+	__u32 frame_bytes;  /* and on the wire, what the queue holds */
+	__u32 is_marked;    /* the virtual queue overflowed */
+	__u32 place;	    /* in the queue, for `queue_tell`; 0: there is none, it is dropped */
+};
 
-	if (!of_link || !queue || !correction)
+/* billpay.marking.VirtualQueue: whether this arrival is marked. Rates are at most 1.8e10 bytes a second, so that what
+ * leaves in a second, in billionths, fits; after more than that the queue is empty, or rate and level are small. */
+static __always_inline __u32 queue_overflows_virtually(struct link_state *state, const struct link_terms *of_link,
+						       __u32 bytes, __u64 now)
+{
+	__u64 level = state->virtual_level_bytes, rate = of_link->virtual_bytes_per_s, elapsed, drained, scaled;
+
+	if (!state->virtual_last_ns) {
+		state->virtual_last_ns = now;
+	} else if (now > state->virtual_last_ns) {
+		elapsed = now - state->virtual_last_ns;
+		state->virtual_last_ns = now;
+		if (elapsed > QUEUE_S_NS && elapsed / QUEUE_S_NS * rate >= level) {
+			level = 0;
+		} else {
+			scaled = elapsed * rate + state->virtual_fraction;
+			drained = scaled / QUEUE_S_NS;
+			state->virtual_fraction = scaled - drained * QUEUE_S_NS;
+			level = level > drained ? level - drained : 0;
+		}
+		if (!level)
+			state->virtual_fraction = 0;
+	}
+	if (!level)
+		state->flag = 0;
+	level += bytes;
+	if (level > of_link->virtual_limit_bytes) {
+		level -= bytes;
+		state->flag = 1;
+	}
+	state->virtual_level_bytes = level;
+	return state->flag;
+}
+
+/* A place in the queue for the packet, or none; and whether it is marked. All that a link with a queue knows changes
+ * here at once, under one lock: the caller has none. A function of its own, which is verified once and not for each way
+ * that leads to it; its stack is a part of the caller's 512 bytes. */
+__attribute__((noinline)) int queue_admit(struct queue_entry *entry)
+{
+	__u32 link, class, bytes, hash, packet_bytes, leaf = 0, admitted = 1, is_marked = 0;
+	const struct link_terms *of_link;
+	struct link_state *state;
+	struct link_queue *queue;
+	__u64 level, above, own, now;
+	__s64 *correction, by;
+
+	if (!entry)
 		return 0;
+	link = entry->link;
+	of_link = bpf_map_lookup_elem(&terms, &link);
+	state = bpf_map_lookup_elem(&states, &link);
+	queue = bpf_map_lookup_elem(&queues, &link);
+	correction = bpf_map_lookup_elem(&queue_corrections, &link);
+	if (!of_link || !state || !queue || !correction)
+		return 0;
+	class = entry->class;
 	if (of_link->queueing == QUEUE_FIFO)
 		class = 0;
 	else if (class > QUEUE_CONTROL)
 		class = QUEUE_CONTROL;
+	bytes = entry->frame_bytes;
+	packet_bytes = entry->packet_bytes;
+	hash = entry->hash;
+	now = entry->now_ns;
 	by = *(volatile __s64 *)correction;
-	bpf_spin_lock(&queue->lock);
+	bpf_spin_lock(&state->lock);
+	if (of_link->marking == MARKING_VIRTUAL_QUEUE)
+		is_marked = queue_overflows_virtually(state, of_link, packet_bytes, now);
 	queue_drain(queue, of_link->rate_bytes_per_s, now);
 	queue_correct(queue, by);
 	if (class < QUEUE_CONTROL) {
@@ -280,8 +347,10 @@ __attribute__((noinline)) __u32 queue_admit(__u32 link, __u32 class, __u32 hash,
 	}
 	if (admitted)
 		queue_add(queue, class, bytes);
-	bpf_spin_unlock(&queue->lock);
-	return admitted ? QUEUE_PLACE | class << 4 | leaf : 0;
+	bpf_spin_unlock(&state->lock);
+	entry->is_marked = is_marked;
+	entry->place = admitted ? QUEUE_PLACE | class << 4 | leaf : 0;
+	return 0;
 }
 
 /* Nothing of a former gateway's may be believed. */
@@ -295,31 +364,38 @@ static __always_inline void queue_tell(struct __sk_buff *skb, __u32 place)
 	skb->tc_index = place;
 }
 
-/* At the egress: the class of the HTB. What no program of ours let in (this machine's own packets) goes first and takes
- * its part of the link from the others. */
-static __always_inline int queue_leave(struct __sk_buff *skb, __u32 link, const struct link_terms *terms, __u64 now)
+/* At the egress: the class of the HTB, if a program of ours let the packet in. */
+static __always_inline int queue_is_told(struct __sk_buff *skb)
 {
-	__u32 place = skb->tc_index, bytes;
-	struct link_queue *queue;
-	__s64 *correction;
-	__u64 by;
+	__u32 place = skb->tc_index;
 
 	skb->tc_index = 0;
-	if ((place & QUEUE_PLACE_MASK) == QUEUE_PLACE) {
-		skb->priority = QUEUE_HANDLE | (QUEUE_LEAF_MINOR + (place & 0xff));
-		return -1; /* TCX_NEXT */
-	}
+	if ((place & QUEUE_PLACE_MASK) != QUEUE_PLACE)
+		return 0;
+	skb->priority = QUEUE_HANDLE | (QUEUE_LEAF_MINOR + (place & 0xff));
+	return 1;
+}
+
+/* What no program of ours let in (this machine's own packets) goes first and takes its part of the link from the
+ * others. */
+static __always_inline int queue_count_other(struct __sk_buff *skb, __u32 link, const struct link_terms *of_link,
+					     __u64 now)
+{
+	struct link_state *state = bpf_map_lookup_elem(&states, &link);
+	struct link_queue *queue = bpf_map_lookup_elem(&queues, &link);
+	__s64 *correction = bpf_map_lookup_elem(&queue_corrections, &link);
+	__u32 bytes;
+	__s64 by;
+
 	skb->priority = QUEUE_HANDLE | QUEUE_OTHER_MINOR;
-	queue = bpf_map_lookup_elem(&queues, &link);
-	correction = bpf_map_lookup_elem(&queue_corrections, &link);
-	if (!queue || !correction || terms->rate_bytes_per_s == 0)
+	if (!state || !queue || !correction || of_link->rate_bytes_per_s == 0)
 		return -1;
-	bytes = skb->wire_len - terms->header_bytes + terms->overhead_bytes;
+	bytes = skb->wire_len - of_link->header_bytes + of_link->overhead_bytes;
 	by = *(volatile __s64 *)correction;
-	bpf_spin_lock(&queue->lock);
-	queue_drain(queue, terms->rate_bytes_per_s, now);
+	bpf_spin_lock(&state->lock);
+	queue_drain(queue, of_link->rate_bytes_per_s, now);
 	queue_correct(queue, by);
-	queue_add(queue, terms->queueing == QUEUE_FIFO ? 0 : QUEUE_CONTROL, bytes);
-	bpf_spin_unlock(&queue->lock);
+	queue_add(queue, of_link->queueing == QUEUE_FIFO ? 0 : QUEUE_CONTROL, bytes);
+	bpf_spin_unlock(&state->lock);
 	return -1;
 }

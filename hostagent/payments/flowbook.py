@@ -25,7 +25,7 @@ from hostagent.payments.flowtable import MAX_OBSERVED
 from pricereactor.reactor import TimelyPayment
 
 FORGET_NS = 300_000_000_000
-MAX_FLOWS = 8192
+MAX_FLOWS = 12_288
 MAX_DESTINATIONS = 256
 KNOWN_NS = 600_000_000_000
 """What a path took then may say what it takes now."""

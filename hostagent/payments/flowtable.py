@@ -15,7 +15,7 @@ from billpay.messages import FlowSelector, Grant
 from billpay.packet import FlowKey
 from hostagent.payments.commands import FlowReport, Oads, Observed
 
-MAX_FLOWS = 8192
+MAX_FLOWS = 12_288
 IDLE_NS = 120_000_000_000
 MAX_OBSERVED = 8
 REPORTS_AT_ONCE = 150

@@ -57,6 +57,8 @@ from hostagent.payments.plan import HostPlan, UplinkPlan
 PAYER_OBJECT: Final = Path(layout.__file__).parent / "payer.bpf.o"
 BELIEVED_NS: Final = 3_000_000_000
 WIND_NS: Final = 500_000_000
+NOTED_AT_ONCE: Final = REPORTS_AT_ONCE
+"""So many changes can be read while others are noted: with more, who goes first is asked of the flows themselves."""
 MAX_SHARE: Final = (1 << 63) - 1
 _FIRST: Final = layout.NUMBER.pack(0)
 ETHERNET_HEADER_BYTES: Final = 14
@@ -86,6 +88,8 @@ class PayerPrograms:
         self._settings, self._flows = self.object.map("settings"), self.object.map("flows")
         self._uplinks = self.object.map("uplinks")
         self._listed = self.object.map("listed").mapped(writable=False)
+        self._noted = self.object.map("changed").mapped(writable=False)
+        self._progress = self.object.map("progress").mapped(writable=False)
         self._obey, self._list, self._sweep = map(self.object.program, ("payer_obey", "payer_list", "payer_sweep"))
 
     def begin(self, counter_index: Callable[[str], int], peers: frozenset[bytes]) -> None:
@@ -110,8 +114,23 @@ class PayerPrograms:
     def obey(self, command: layout.Command) -> Outcome:
         return Outcome(self._obey.test_run(command.pack()).retval)
 
+    def progress(self) -> layout.Progress:
+        return layout.read_progress(self._progress)
+
+    def noted(self, after: int, until: int) -> list[Listed] | None:
+        """Flows by the orders that they got as they changed; None where those cannot be read, or are too many."""
+        if not 0 <= until - after <= NOTED_AT_ONCE:
+            return None
+        found: dict[bytes, Listed] = {}
+        for order in range(after + 1, until + 1):
+            changed = layout.read_changed(self._noted, order)
+            if changed is None:
+                return None
+            found[changed.key] = Listed(changed.key, order, changed.turn, concerns_money=True)
+        return list(found.values())
+
     def changed(self, since_turn: int) -> list[Listed]:
-        """Flows that changed after it, in no order."""
+        """Flows that changed after it, in no order. Goes through the whole table."""
         return self._ask(self._list, layout.pack_question(since_turn=since_turn))
 
     def forget_silent(self, since_ns: int) -> list[Listed]:
@@ -128,7 +147,8 @@ class PayerPrograms:
         return None if raw is None else layout.read_flow(raw)
 
     def close(self) -> None:
-        self._listed.close()
+        for memory in (self._listed, self._noted, self._progress):
+            memory.close()
         self.object.close()
 
 
@@ -140,6 +160,8 @@ class KernelFlows(FlowTable):
         self._programs = programs
         self._uplinks = ("", *uplinks)
         self._late: dict[bytes, tuple[int, int]] = {}  # turn and place of those that an answer had no room for
+        self._turn_order = -1  # no flow that changed in this turn has a smaller one; -1: not known
+        self._silent_ns = 0  # no flow was silent for longer than since then
 
     def find_or_add(self, key: FlowKey) -> tuple[FlowRecord, list[FlowRecord]]:
         record, forgotten = super().find_or_add(key)
@@ -153,16 +175,24 @@ class KernelFlows(FlowTable):
         self._programs.obey(layout.Command(kind=CommandKind.FIND, flow=key, now_ns=now_ns))
 
     def forget_idle(self, now_ns: int) -> list[FlowRecord]:
-        """Every silent flow goes, wherever it stands; told of are those that had grants."""
+        """Every silent flow goes, wherever it stands; told of are those that had grants.
+
+        To look for them takes milliseconds, so nobody does before the first one can be there.
+        """
+        if now_ns - IDLE_NS < self._silent_ns:
+            return []
         gone = self._programs.forget_silent(now_ns - IDLE_NS)
+        self._silent_ns = min(self._programs.progress().oldest_ns, now_ns)
         records = (self._flows.pop(layout.read_key(listed.key), None) for listed in gone)
         return [record for record in records if record is not None]
 
     def end_turn(self, since_turn: int) -> list[FlowRecord]:
+        after = self._turn_order if since_turn >= self.turn - 1 else -1
+        self._turn_order = self._programs.progress().order  # before the new turn is told: its flows get greater ones
         self.turn += 1
         self._programs.settings.turn = self.turn
         self._programs.write_settings()
-        changed = sorted(self._changed(max(0, since_turn)), reverse=True)
+        changed = sorted(self._changed(max(0, since_turn), after), reverse=True)
         if len(changed) > REPORTS_AT_ONCE:
             changed.sort(key=lambda item: not item[1].concerns_money)
             left = changed[REPORTS_AT_ONCE:]
@@ -171,9 +201,16 @@ class KernelFlows(FlowTable):
         read = (self._read(listed.key) for _, listed in changed[:REPORTS_AT_ONCE])
         return [record for record in read if record is not None]
 
-    def _changed(self, since_turn: int) -> list[tuple[tuple[int, int], Listed]]:
-        """Flows, and by turn and place when they changed: late ones in the turn that they wait for."""
-        found = self._programs.changed(0 if self._late else since_turn)
+    def _changed(self, since_turn: int, after: int) -> list[tuple[tuple[int, int], Listed]]:
+        """Flows, and by turn and place when they changed: late ones in the turn that they wait for.
+
+        `after`: no flow that changed after `since_turn` has a smaller or equal order; -1: not known.
+        """
+        found = None
+        if after >= 0 and not self._late:
+            found = self._programs.noted(after, self._programs.progress().order)
+        if found is None:
+            found = self._programs.changed(0 if self._late else since_turn)
         late, self._late = self._late, {}
         changed = []
         for listed in found:
