@@ -82,7 +82,9 @@ def _explain(
         return ConfigurationError(file, _key(path, match[1]), "missing", "add it; it has no default")
     value = _value_at(table, path)
     shown = "" if value is None else f"is {_shown(value)}: "
-    return ConfigurationError(file, _key(path), shown + problem[:1].lower() + problem[1:], "correct the value")
+    choices = _choices(expected, path)
+    remedy = f"write one of {', '.join(choices)}" if choices else "correct the value"
+    return ConfigurationError(file, _key(path), shown + problem[:1].lower() + problem[1:], remedy)
 
 
 def _key(path: str, name: str = "") -> str:
@@ -100,10 +102,28 @@ def _nearest(name: str, known: list[str]) -> str:
 
 def _known_keys(expected: type, path: str) -> list[str]:
     """The keys that the struct at msgspec's `path` has; empty if the path leads through something without keys."""
+    nodes = _nodes_at(expected, path)
+    return [field.encode_name for node in nodes if isinstance(node, inspect.StructType) for field in node.fields]
+
+
+def _choices(expected: type, path: str) -> list[str]:
+    """What may be written at msgspec's `path`, as in the file; empty if that is no matter of a few words."""
+    found: list[object] = []
+    for node in _nodes_at(expected, path):
+        if isinstance(node, inspect.LiteralType):
+            found += node.values
+        elif isinstance(node, inspect.EnumType):
+            found += [member.value for member in node.cls]
+        else:
+            return []
+    return [f'"{value}"' if isinstance(value, str) else str(value) for value in found]
+
+
+def _nodes_at(expected: type, path: str) -> list[inspect.Type]:
     nodes: list[inspect.Type] = [inspect.type_info(expected)]
     for step in _steps(path):
         nodes = [child for node in _flat(nodes) for child in _children(node, step)]
-    return [field.encode_name for node in _flat(nodes) if isinstance(node, inspect.StructType) for field in node.fields]
+    return _flat(nodes)
 
 
 def _steps(path: str) -> list[str]:

@@ -95,14 +95,17 @@ class AgentProcess:
         self.stop()
 
     def _start(self) -> subprocess.Popen[bytes]:
-        process = subprocess.Popen(
-            self._command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,  # Ctrl-C is ours to hear: it ends the screen, and then the agent
-            preexec_fn=_end_with_parent,
-        )
+        try:
+            process = subprocess.Popen(
+                self._command,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,  # Ctrl-C is ours to hear: it ends the screen, and then the agent
+                preexec_fn=_end_with_parent,
+            )
+        except OSError as error:
+            raise EnvironmentFault("start", self._command[0], error.strerror or str(error), "reinstall") from error
         self._listener = threading.Thread(target=self._listen, args=(process.stdout,), daemon=True)
         self._listener.start()
         return process

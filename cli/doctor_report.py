@@ -5,7 +5,7 @@ Decides: what a person sees in which order. Refuses to know: how anything is fou
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 import msgspec
 from rich.console import Console
@@ -43,8 +43,15 @@ def report_of(choice: EngineChoice, features: tuple[Feature, ...], conflicts: tu
         abilities=choice.abilities,
         features=features,
         conflicts=conflicts,
-        payments=choose_payments("auto", payment_faults(features)).reason,
+        payments=_payments(choice, payment_faults(features)),
     )
+
+
+def _payments(choice: EngineChoice, faults: Sequence[str]) -> str:
+    """A packet queue is there for payments where it is for the rest."""
+    if faults and any(engine is EngineName.NFQUEUE for engine, _ in choice.rejected):
+        return f"none; not ebpf: {'; '.join(faults)}"
+    return choose_payments("auto", faults).reason
 
 
 def show(report: Report, console: Console) -> None:

@@ -42,7 +42,7 @@ def make_report(
     scale: float,
     directory: str,
 ) -> Report:
-    """`drops`: what the lab's own rate limits dropped; `scale`: how much longer than usual the traffic ran;
+    """`drops`: what the lab itself dropped before the wire; `scale`: how much longer than usual the traffic ran;
     `directory`: of logs that were kept, "" when they were not."""
     scenario = plan.scenario
     tallies = Tallies(plan, tap_report)

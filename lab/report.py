@@ -64,7 +64,7 @@ class LinkResult(ReportValue, frozen=True, kw_only=True, rename={"sender": "from
     counted_by_to: int | None
     packets: int
     passed_packets: int  # with a header that the sender did not process: no payment on this link
-    queue_drops: int
+    queue_drops: int  # between the sender's count and the wire: by the lab's rate limit, or swallowed by a step
 
 
 class LossResult(ReportValue, frozen=True, kw_only=True, rename={"sender": "from", "receiver": "to"}):

@@ -28,9 +28,9 @@ from lab.outcome import make_report
 from lab.plan import Plan, make_plan
 from lab.report import Report
 from lab.scenarios import find_scenario
-from lab.steps import Interrupted, Steps
+from lab.steps import Interrupted, Steps, swallow_table
 from lab.taps import Orders, TapReport, Taps, Watch
-from lab.topology import Exchange, Found, Moves, NodeKind, Scenario
+from lab.topology import Exchange, Found, Moves, NodeKind, Scenario, Swallow
 from lab.wire import Wires
 from lab.wiring import start_wires
 
@@ -154,7 +154,7 @@ class _Run:
             outcome = steps.run()
             outcome.said |= {node: noticing.said for node, noticing in watched.items()}
             books, tap_report = self._settle(daemons, taps, steps)
-            drops = _queue_drops(network)
+            drops = unsent(network)
             wire_reports = wires.report() if wires else []
             self.progress("taking everything down")
         return make_report(
@@ -255,8 +255,9 @@ def _counts(books: Mapping[str, NodeBooks]) -> list[tuple[str, int, int]]:
     return [(name, node.sent_nanodollars, node.received_nanodollars) for name, node in sorted(books.items())]
 
 
-def _queue_drops(network: Network) -> dict[Hop, int]:
-    """Packets that the lab's own rate limit dropped, by direction."""
+def unsent(network: Network) -> dict[Hop, int]:
+    """Packets that the lab dropped between a node's count and the wire, by direction: by its rate limits, and what it
+    swallowed."""
     drops: dict[Hop, int] = {}
     plan: Plan = network.plan
     for cable in plan.cables:
@@ -264,6 +265,11 @@ def _queue_drops(network: Network) -> dict[Hop, int]:
             for end in cable.ends:
                 shown = network[end.node].run(["tc", "-s", "-j", "qdisc", "show", "dev", end.interface])
                 drops[end.node, end.peer] = sum(queue.get("drops", 0) for queue in json.loads(shown))
+    steps = {step.link: step for step in plan.scenario.steps if isinstance(step, Swallow)}
+    for hop, step in steps.items():
+        shown = network[hop[0]].run(["nft", "-j", "list", "counters", "table", "inet", swallow_table(step)])
+        counted = [entry["counter"]["packets"] for entry in json.loads(shown)["nftables"] if "counter" in entry]
+        drops[hop] = drops.get(hop, 0) + sum(counted)
     return drops
 
 

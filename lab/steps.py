@@ -344,19 +344,23 @@ class Steps:
         change()
 
     def _swallow(self, step: Swallow) -> None:
-        """Where the sender has counted them and before the next one can; what was there of it before goes."""
+        """Where the sender has counted them and before the wire; what was said there of it before goes, its count
+        stays."""
         sender, receiver = step.link
-        table = f"inet lab_swallow_{sender}"
-        rules = [f"add table {table}", f"delete table {table}"]
+        table = f"inet {swallow_table(step)}"
+        rules = [
+            f"add table {table}",
+            f"add counter {table} swallowed",
+            f"add chain {table} leaving {{ type filter hook forward priority 0; }}",
+            f"flush chain {table} leaving",
+        ]
         if step.share_ppm:
             lot = f'oifname "{self._plan.end(sender, receiver).interface}"'
             if step.share_ppm < _ALL_PPM:
                 lot += f" numgen random mod {_ALL_PPM} < {step.share_ppm}"
             rules += [
-                f"add table {table}",
-                f"add chain {table} leaving {{ type filter hook forward priority 0; }}",
-                f"add rule {table} leaving ip hdrlength > 5 {lot} drop",
-                f"add rule {table} leaving ip6 nexthdr 0 {lot} drop",
+                f"add rule {table} leaving ip hdrlength > 5 {lot} counter name swallowed drop",
+                f"add rule {table} leaving ip6 nexthdr 0 {lot} counter name swallowed drop",
             ]
         self._network[sender].run(["nft", "-f", "-"], stdin="\n".join(rules) + "\n")
 
@@ -368,6 +372,12 @@ class Steps:
     def _end(self) -> None:
         self._processes.close()
         self._log.close()
+
+
+def swallow_table(step: Swallow) -> str:
+    """Of the sender's packet filter, with a counter `swallowed`."""
+    sender, receiver = step.link
+    return f"lab_swallow_{sender}_{receiver}"
 
 
 def wire_name(one: str, other: str) -> str:

@@ -243,9 +243,10 @@ class Heed(Step, frozen=True, kw_only=True, tag="heed"):
 
 
 class Swallow(Step, frozen=True, kw_only=True, tag="swallow"):
-    """Packets with a payment that `link[0]` sent to `link[1]` vanish behind it, when it has taken its toll; 0: no more.
+    """Packets with a payment that `link[0]` counted as sent to `link[1]` vanish, when it has taken its toll; 0: no
+    more.
 
-    The lab does it, where the packets arrive: a gateway does not cheat.
+    The lab does it, where they would leave: a gateway does not cheat.
     """
 
     name: str = ""

@@ -175,6 +175,12 @@ def test_deep_brackets_are_an_error_like_any_other() -> None:
     assert "nested too deeply" in fault("a = " + "[" * 20_000).problem
 
 
+def test_where_only_a_few_words_can_stand_they_are_said() -> None:
+    assert fault('name = "x"\n[control]\nmode = "quick"').remedy == 'write one of "fast", "safe"'
+    assert fault('name = "x"\n[backup]\nmode = 3').remedy == 'write one of "fast", "safe"'
+    assert fault('name = "x"\nshare = 2').remedy == "correct the value"
+
+
 # --- the file itself --------------------------------------------------------------------------------------------------
 
 

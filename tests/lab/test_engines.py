@@ -7,24 +7,19 @@ import os
 import re
 import signal
 import subprocess
-import time
-from collections.abc import Mapping
-from itertools import pairwise
 from pathlib import Path
 
 import msgspec
 import pytest
-from real_gateway import children_of, wait_until
+from paid_books import await_payments, errors_in, reader_of, settled_books
+from real_gateway import wait_until
 from small_lab import PAID_PORT, SmallLab, small_lab
 
 from gateway.admin import reload
 from hostagent.client import LocalClient
 from lab.audit import ask_agent, ask_gateway
-from lab.books import NodeBooks
 from lab.configurations import AGENT, GATEWAY
-from lab.measures import named_losses, unexplained
 from lab.namespaces import end_process
-from lab.report import LinkResult
 from lab.traffic import Counted
 
 pytestmark = pytest.mark.netns
@@ -32,7 +27,6 @@ pytestmark = pytest.mark.netns
 EXCHANGE_S = 60  # it is ended before
 PACKETS_PER_S = 200
 IN_FLIGHT = 5  # replies that the asker did not wait for any more
-HOPS = [*pairwise("AXB"), *pairwise("BXA")]
 
 
 def admin(lab: SmallLab) -> Path:
@@ -57,38 +51,6 @@ def change_engine(lab: SmallLab, node: str, engine: str) -> None:
 async def _reload_agent(socket: Path) -> None:
     async with LocalClient(socket) as client:
         await client.reload()
-
-
-def errors_in(books: Mapping[str, NodeBooks]) -> dict[str, int]:
-    """By the books alone: what no named loss explains."""
-    counts = {(link.node, link.peer): link for node in books.values() for link in node.links}
-    links = [
-        LinkResult(
-            sender=one,
-            receiver=other,
-            sent_nanodollars=counts[one, other].sent_nanodollars,
-            received_nanodollars=counts[other, one].received_nanodollars,
-            counted_by_from=counts[one, other].sent_nanodollars,
-            counted_by_to=counts[other, one].received_nanodollars,
-            packets=0,
-            passed_packets=0,
-            queue_drops=0,
-        )
-        for one, other in HOPS
-    ]
-    return unexplained(links, named_losses(books), books)
-
-
-def settled_books(lab: SmallLab) -> Mapping[str, NodeBooks]:
-    """When the neighbours' statements agree, and nothing moves any more."""
-
-    def is_quiet() -> bool:
-        before, books = lab.daemons.books(), lab.daemons.books()
-        return before == books and all(node.statements_agree for node in books.values())
-
-    time.sleep(1)
-    wait_until(is_quiet, patience_s=20)
-    return lab.daemons.books()
 
 
 @pytest.mark.parametrize("node", ["X", "A", "B"])
@@ -133,24 +95,8 @@ def test_a_reader_of_programs_that_dies_or_hangs_is_succeeded_with_all_its_count
     assert errors_in(books) == {}
 
 
-def await_payments(lab: SmallLab, packets: int = 50) -> None:
-    """Until so many more have gone all the way, to B and back."""
-
-    def received(node: str) -> int:
-        return ask_agent(lab.socket(node)).accounts.links[0].received_packets
-
-    before = {node: received(node) for node in ("A", "B")}
-    wait_until(lambda: all(received(node) >= count + packets for node, count in before.items()), patience_s=20)
-
-
 def end_exchange(asking: subprocess.Popen[bytes], answering: subprocess.Popen[bytes]) -> Counted:
     asking.terminate()
     output, _ = asking.communicate()
     end_process(answering)
     return msgspec.json.decode(output, type=Counted)
-
-
-def reader_of(lab: SmallLab, node: str) -> int:
-    """0: there is none just now."""
-    name = "gateway.reader" if node == "X" else "hostagent.payments.reader"
-    return children_of(lab.daemons.main_pid(node)).get(name, 0)

@@ -12,6 +12,7 @@ import pytest
 
 from lab.namespaces import Network, inside_namespace
 from lab.plan import make_plan
+from lab.run import unsent
 from lab.steps import Interrupted, Steps
 from lab.topology import Scenario, Swallow, load
 
@@ -216,6 +217,7 @@ def test_only_what_was_paid_is_swallowed_and_only_so_long(family: int, tmp_path:
         send(steps, "during")
         steps._swallow(second)
         send(steps, "after")
+        assert unsent(steps._network) == {("L", "B"): 1}
     assert seen == [("before", 1, 1), ("during", 1, 0), ("after", 1, 1)]
 
 
