@@ -183,6 +183,8 @@ class KernelFlows(FlowTable):
             return []
         gone = self._programs.forget_silent(now_ns - IDLE_NS)
         self._silent_ns = min(self._programs.progress().oldest_ns, now_ns)
+        # One that comes again is new, and waits for no answer.
+        self._late = {key: place for key, place in self._late.items() if self._programs.flow(key) is not None}
         records = (self._flows.pop(layout.read_key(listed.key), None) for listed in gone)
         return [record for record in records if record is not None]
 
