@@ -375,20 +375,22 @@ class _Link:
 
     async def receive(self) -> None:
         """Until the reader's end closes; those who still wait then get ReaderUnavailable."""
-        loop = asyncio.get_running_loop()
         try:
-            while True:
-                data = await loop.sock_recv(self._socket, command.FRAME_LIMIT_BYTES)
-                if not data:
-                    return
+            while data := await self._next():
                 self._take(command.decode(data))
-        except ConnectionResetError:
-            return
         finally:
             self._closed = True
             for waiter in self._waiting.values():
                 if not waiter.done():
                     waiter.set_exception(ReaderUnavailable("the packet reader died before it answered"))
+
+    async def _next(self) -> bytes:
+        """Empty at the end. Who dies with a command of ours unread says so once, before its last frames."""
+        loop = asyncio.get_running_loop()
+        for _ in range(2):
+            with contextlib.suppress(ConnectionResetError):
+                return await loop.sock_recv(self._socket, command.FRAME_LIMIT_BYTES)
+        return b""
 
     async def request(self, kind: Kind, body: bytes, *, timeout_s: float = REQUEST_TIMEOUT_S) -> bytes:
         self._number = number = self._number + 1 & 0xFFFF_FFFF

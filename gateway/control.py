@@ -257,7 +257,7 @@ class ControlApi:
         verify(signed, caller.certificate.public_key, Statement)
         reply = exchange.answer_statement(signed, self._unix_s())
         self._neighbours.heard(caller, self._unix_s())
-        await asyncio.sleep(exchange.passing_s())
+        await exchange.let_pass()
         return _json(reply)
 
     async def _post_settlement(self, request: web.Request) -> web.Response:

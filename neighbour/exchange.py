@@ -202,9 +202,15 @@ class LinkExchange:
             self._book.put_statement(Side.OWN, own.signed, own.statement)
         return own
 
+    async def let_pass(self) -> None:
+        """Waits until what the last reading counted as sent has left."""
+        wait_s = self.passing_s()
+        if wait_s:
+            await asyncio.sleep(wait_s)
+
     async def _exchange_statements(self, client: StatementClient, own: KeptStatement) -> RemoteProtocolError | None:
         """Posts a statement and books what comes back. Gives the reason why an order that came with it was refused."""
-        await asyncio.sleep(self.passing_s())
+        await self.let_pass()
         try:
             reply = await client.post_statement(own.signed)
         except RemoteProtocolError as error:

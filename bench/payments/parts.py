@@ -73,7 +73,23 @@ def part_of(role: Role, directory: Path, family: int, flows: int) -> Part:
             return GatewayPart(role, directory)
 
 
-class EmptyPart:
+class _UnpaidPart:
+    """What takes part and moves no money."""
+
+    def on_time(self, _now_ns: int) -> float:
+        return 1.0
+
+    def paid_packets(self) -> int:
+        return 0
+
+    def price_to_effect_ns(self, _trials: int) -> list[int]:
+        return []
+
+    def close(self) -> None:
+        """Nothing more."""
+
+
+class EmptyPart(_UnpaidPart):
     """A program that lets each packet pass: what an attached program costs in itself, and how exact the bench is."""
 
     def __init__(self) -> None:
@@ -90,20 +106,8 @@ class EmptyPart:
             link.close()
         self._links = []
 
-    def on_time(self, _now_ns: int) -> float:
-        return 1.0
 
-    def paid_packets(self) -> int:
-        return 0
-
-    def price_to_effect_ns(self, _trials: int) -> list[int]:
-        return []
-
-    def close(self) -> None:
-        """Nothing more."""
-
-
-class TreePart:
+class TreePart(_UnpaidPart):
     """The queue of the link with a rate, without the programs: what the kernel's own HTB costs."""
 
     def __init__(self, directory: Path) -> None:
@@ -115,18 +119,6 @@ class TreePart:
 
     def detach(self) -> None:
         self._queues.restore()
-
-    def on_time(self, _now_ns: int) -> float:
-        return 1.0
-
-    def paid_packets(self) -> int:
-        return 0
-
-    def price_to_effect_ns(self, _trials: int) -> list[int]:
-        return []
-
-    def close(self) -> None:
-        """Nothing more."""
 
 
 class QueuePart:

@@ -74,7 +74,7 @@ async def test_the_client_takes_events_in_any_pieces_and_passes_over_what_it_doe
 
 
 async def test_a_stream_that_says_nothing_hangs(socket: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(client_module, "SILENCE_S", 0.05)
+    monkeypatch.setattr(client_module, "SILENCE_S", 0.5)
     async with serving(socket, FakeDesk()), LocalClient(socket) as client:
         events = client.events()
         await anext(events)
