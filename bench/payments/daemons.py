@@ -36,7 +36,8 @@ SETTLE_S: Final = 3.0
 SCENARIO: Final = f"""
 name = "bench"
 title = "A pays, X earns, B returns nothing"
-statement_interval_s = 1
+statement_interval_s = 10
+settlement_threshold_nanodollars = 100_000_000_000
 
 [[nodes]]
 name = "A"
