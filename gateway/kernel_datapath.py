@@ -160,8 +160,8 @@ class KernelGateway(GatewayCore):
         for name, number in self.numbers.items():
             state = self._states.lookup_locked(NUMBER.pack(number))
             assert state is not None
-            for number, kind in _ALARMS:
-                count = layout.LINK_STATE.number(state, "alarms", number)
+            for reason, kind in _ALARMS:
+                count = layout.LINK_STATE.number(state, "alarms", reason)
                 more = count - self._alarmed.get((name, kind), 0)
                 if more:
                     self._alarm(kind, name, more)
@@ -253,7 +253,6 @@ class KernelGateway(GatewayCore):
             epoch=self.kernel_grants.epoch & 0xFFFF_FFFF,
             as_number=self._plan.as_number,
             honours_preferences=self._plan.honours_preferences,
-            waiting=self._waiting,
             reasons=self._reasons_written,
             imply=self.grants.imply,
         )

@@ -80,7 +80,6 @@ struct settings {
 	__u32 epoch;	       /* of MACs: minutes since 1970 */
 	__u32 as_number;
 	__u32 honours_preferences;
-	__u32 waiting;	       /* counter index, for links with a queue */
 	__u32 reasons[REASONS]; /* counter indexes; 0 where there is none */
 	__u32 imply;	       /* some grant pays for packets without a header */
 };

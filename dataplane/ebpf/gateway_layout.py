@@ -122,7 +122,6 @@ SETTINGS: Final = Layout(
     epoch="I",
     as_number="I",
     honours_preferences="I",
-    waiting="I",
     reasons=f"{len(REASONS)}I",
     imply="I",
 )

@@ -19,11 +19,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final, assert_never
 
-from billpay.errors import EnvironmentFault
 from billpay.grants import MAX_BURST_NANODOLLARS, NS_PER_S
 from billpay.messages import FlowSelector
 from billpay.packet import FlowKey
 from dataplane.ebpf import payer_layout as layout
+from dataplane.ebpf.interfaces import ETHERNET_HEADER_BYTES, header_bytes, index_of, name_of
 from dataplane.ebpf.kernel_counters import KernelCounters
 from dataplane.ebpf.libbpf import AttachType, BpfObject, Link, Map, Program, RingBuffer
 from dataplane.ebpf.payer_layout import CommandKind, EventKind, Listed, Outcome
@@ -61,10 +61,6 @@ NOTED_AT_ONCE: Final = REPORTS_AT_ONCE
 """So many changes can be read while others are noted: with more, who goes first is asked of the flows themselves."""
 MAX_SHARE: Final = (1 << 63) - 1
 _FIRST: Final = layout.NUMBER.pack(0)
-ETHERNET_HEADER_BYTES: Final = 14
-_ETHERNET_LIKE: Final = (1, 772)  # ARPHRD_ETHER, ARPHRD_LOOPBACK (linux/if_arp.h)
-_SIOCGIFHWADDR: Final = 0x8927
-_IFREQ: Final = struct.Struct("=16sH22x")
 _SIOCETHTOOL: Final = 0x8946
 _ETHTOOL_GTXCSUM: Final = 0x16
 _IFREQ_POINTER: Final = struct.Struct("@16sP16x")
@@ -398,7 +394,7 @@ class KernelPayer(HostCore):
     def _follow(self, name: str) -> None:
         """Attaches the programs to the uplink's interface, and again when it went and came back."""
         attached = self._attached[name]
-        index, sums = _index_of(attached.interface), _sums(attached.interface)
+        index, sums = index_of(attached.interface), _sums(attached.interface)
         if index == attached.index and attached.held:
             if sums != attached.sums:
                 attached.sums = sums
@@ -409,7 +405,7 @@ class KernelPayer(HostCore):
         attached.index = index
         if not index:
             return
-        attached.header_bytes, attached.sums = _header_bytes(attached.interface), sums
+        attached.header_bytes, attached.sums = header_bytes(attached.interface), sums
         self._write_uplink(name)
         for program, kind in (("payer_leave", AttachType.TCX_EGRESS), ("payer_arrive", AttachType.TCX_INGRESS)):
             attached.held.append(self.programs.object.program(program).attach(index, kind, where=attached.interface))
@@ -428,7 +424,7 @@ class _Attached:
 
     def __init__(self, plan: UplinkPlan, *, follows: bool) -> None:
         """Raises EnvironmentFault when there is no such interface."""
-        self.interface = _name_of(plan.interface_index, plan.name) if follows else ""
+        self.interface = name_of(plan.interface_index, plan.name) if follows else ""
         self.index = plan.interface_index
         self.header_bytes = ETHERNET_HEADER_BYTES
         self.sums = True
@@ -516,29 +512,6 @@ def _uplink(uplink: UplinkState, number: int, attached: _Attached) -> layout.Upl
         sent=uplink.sent,
         sent_packets=uplink.sent_packets,
     )
-
-
-def _index_of(interface: str) -> int:
-    """0: there is no such interface now."""
-    try:
-        return socket.if_nametoindex(interface)
-    except OSError:
-        return 0
-
-
-def _name_of(index: int, uplink: str) -> str:
-    try:
-        return socket.if_indextoname(index)
-    except OSError as error:
-        raise EnvironmentFault("watch interface of", uplink, f"there is none with index {index}") from error
-
-
-def _header_bytes(interface: str) -> int:
-    """Of the link layer in front of the IP packet, as programs at that interface meet it."""
-    with contextlib.suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
-        answer = fcntl.ioctl(any_socket, _SIOCGIFHWADDR, _IFREQ.pack(interface.encode(), 0))
-        return ETHERNET_HEADER_BYTES if _IFREQ.unpack(answer)[1] in _ETHERNET_LIKE else 0
-    return ETHERNET_HEADER_BYTES
 
 
 def _sums(interface: str) -> bool:
